@@ -1,0 +1,1 @@
+"""What benchmarks and the demo are driven by: a loopback server, a ticker, measures."""

@@ -1,0 +1,1 @@
+"""How a synchronous-looking call in a cell reaches the event loop."""

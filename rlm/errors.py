@@ -1,0 +1,78 @@
+"""Every exception of the package, grouped by who must act.
+
+A cell's own exception is data (`CellResult.error`); what is raised to a caller is one of these.
+The class composes its message: what happened, with the values, then the repair.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rlm.core.query import Answer
+
+
+class RLMError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class UsageError(RLMError):
+    """The caller's code or configuration is wrong: mend the call. Nothing ran."""
+
+
+class BridgeRefused(UsageError):
+    """A query was made where no running cell can be suspended (foreign thread, finalizer, nested loop)."""
+
+
+class ValueNotPortable(UsageError):
+    """A value cannot cross from the worker to the host.
+
+    Portable are None, bool, int, float, str, bytes at the top, and lists and dicts with str keys of these.
+    """
+
+    def __init__(self, name: str, type_name: str, reason: str = "is not one of the portable types") -> None:
+        self.name, self.type_name, self.reason = name, type_name, reason
+        super().__init__(
+            f"{name} ({type_name}) {reason}. Portable are None, bool, int, float, str, bytes, "
+            "and lists and dicts (with str keys) of them: convert it in a cell first."
+        )
+
+    def __reduce__(self) -> tuple[type[ValueNotPortable], tuple[str, str, str]]:
+        return type(self), (self.name, self.type_name, self.reason)
+
+
+class ModelError(RLMError):
+    """A provider failed. `provider`, `status` (HTTP status or None), `attempts` and `kind` say how."""
+
+    def __init__(
+        self, message: str, *, provider: str = "", status: int | None = None, attempts: int = 1, kind: str = "provider"
+    ) -> None:
+        self.provider, self.status, self.attempts, self.kind = provider, status, attempts, kind
+        super().__init__(message)
+
+
+class SandboxError(RLMError):
+    """No worker can be had, or the environment's worker cannot be used: start another environment."""
+
+
+class LLMQueryError(RLMError):
+    """A query failed. Raised by `llm_query` in the cell; `.answer` is the failed answer."""
+
+    def __init__(self, message: str, answer: Answer | None = None) -> None:
+        self.answer = answer
+        super().__init__(message)
+
+
+class QueryRefused(LLMQueryError):
+    """A query was not made: a limit forbids it, or its cell has already ended."""
+
+
+class ToolError(RLMError):
+    """A tool of the host raised. `.type` is the exception's class name, `.message` its text."""
+
+    def __init__(self, type: str, message: str) -> None:
+        self.type, self.message = type, message
+        super().__init__(f"{type}: {message}")
+
+    def __reduce__(self) -> tuple[type[ToolError], tuple[str, str]]:
+        return type(self), (self.type, self.message)

@@ -1,0 +1,1 @@
+"""Tasks with a known answer, and small honest models that can be asked about them."""

@@ -1,0 +1,1 @@
+"""Who answers: models, and the limit and deadline under which they are asked."""

@@ -1,0 +1,33 @@
+"""What answers: everything that does has the one verb `complete`, so that wrappers compose."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from rlm.core.query import Completion, Request
+
+
+class Model(ABC):
+    """Answers requests. One object serves any number of event loops and threads at once.
+
+    A client (connection pool) belongs to the loop it was made on: a model makes one per loop, lazily.
+    """
+
+    name: str = ""
+    """What `Answer.model` shows where the provider does not say."""
+
+    @abstractmethod
+    async def complete(self, request: Request) -> Completion:
+        """Answer one request. Raises `ModelError`; any other exception counts as the model's failure too.
+
+        Cancelling closes the request. Deadlines, concurrency and retries are the caller's.
+        """
+
+    async def aclose(self) -> None:
+        """Close what belongs to the running loop. The model stays usable: a later request opens it anew."""
+
+    async def __aenter__(self) -> Model:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()

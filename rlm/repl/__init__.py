@@ -1,0 +1,1 @@
+"""The text of a cell becomes a `CellResult`. Synchronous; knows no event loop and no process."""

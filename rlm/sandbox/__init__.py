@@ -1,0 +1,1 @@
+"""Where cells run: inline, or in a worker process."""
