@@ -23,7 +23,7 @@ class Model(ABC):
         Cancelling closes the request. Deadlines, concurrency and retries are the caller's.
         """
 
-    async def aclose(self) -> None:
+    async def aclose(self) -> None:  # noqa: B027 -- most models hold nothing
         """Close what belongs to the running loop. The model stays usable: a later request opens it anew."""
 
     async def __aenter__(self) -> Model:
