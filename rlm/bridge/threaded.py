@@ -1,0 +1,176 @@
+"""The threaded bridge: the old workaround, a thread and an event loop for every call."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
+from typing import Any, TypeVar
+
+import anyio
+
+from rlm.bridge.base import LoopEnd, Make
+from rlm.bridge.binding import Binding
+from rlm.bridge.loop_thread import LoopThread
+from rlm.bridge.refusal import CLOSED, choose_sentence, inside_cell
+from rlm.core.waiting import Waiter
+from rlm.errors import BridgeRefused
+
+T = TypeVar("T")
+
+CLOSE_SECONDS = 5.0
+"""How long a cancelled call may take to end before it is left to its daemon thread."""
+
+
+class ThreadedBridge:
+    """Runs every call by `asyncio.run` on a new daemon thread, and blocks its caller until the call is done.
+
+    An inline cell runs on the host loop's own thread, so **the host's loop stands still for as long as the cell
+    runs and as long as each of its queries waits**: no timer of the host fires, and cancelling or timing out the
+    awaiting task does nothing until the cell has ended. `serve`, for cells in another process, blocks nobody and is
+    cancelled as usual.
+
+    Three faults of the plain workaround are mended: a call sees a copy of its caller's context variables (changes
+    do not come back); what a model opens on the thread's own loop is closed there by `end_loop`, never shared; and
+    the freeze is written down, here and in the tests.
+
+    end_loop: awaited as the last thing on each such loop, also after a failure or a cancellation.
+    """
+
+    name = "threaded"
+
+    def __init__(self, end_loop: LoopEnd | None = None) -> None:
+        self._end_loop = end_loop
+        self._binding = Binding()
+        self._lock = threading.Lock()
+        self._cell_threads: Counter[int] = Counter()
+        self._calls: dict[LoopThread[Any], None] = {}  # those that still run, in order of their start
+
+    async def run(self, body: Callable[[], T]) -> T:
+        """Call `body` here and now, in a copy of the context. The host's loop stands still until it returns.
+
+        What it raises is raised, StopIteration as RuntimeError. No cancellation can arrive meanwhile.
+        """
+        self._binding.enter()
+        context: Context = copy_context()
+        context.run(inside_cell.set, True)
+        self._mark_thread(True)
+        try:
+            return context.run(body)
+        finally:
+            self._mark_thread(False)
+
+    def wait(self, make: Make[T]) -> T:
+        """Block this thread until `make()` is done on another. Costs a thread and a loop, about 200 us."""
+        self._check_cell()
+        return self._block_on(LoopThread(make, self._end_loop))
+
+    def drive(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run the cell's own coroutine on a thread of its own, in which `wait` works, and block until it is done."""
+        started = False
+
+        async def main() -> T:
+            nonlocal started
+            started = True
+            return await coroutine
+
+        try:
+            self._check_cell()
+            return self._block_on(LoopThread(main, self._end_loop, self._mark_thread))
+        finally:
+            if not started:
+                coroutine.close()
+
+    async def serve(self, make: Make[T]) -> T:
+        """Run `make()` on a thread and await it; the host's loop goes on. Cancelling this cancels `make()` there, and
+        waits at most 5 s for it to end. On the loop of a cell that `drive` runs: `await make()` there.
+        """
+        with self._lock:
+            in_cell = threading.get_ident() in self._cell_threads
+        if in_cell:
+            return await make()
+        self._binding.enter()
+        call = LoopThread(make, self._end_loop)
+        self._start(call)
+        try:
+            await _wait_end(call)
+        except GeneratorExit:  # the coroutine is being closed: it can await no more
+            call.cancel()
+            raise
+        except BaseException:
+            await self._end_calls([call])
+            raise
+        try:
+            return call.future.result()
+        finally:
+            del call  # it holds what is raised, whose traceback holds this frame
+
+    async def aclose(self) -> None:
+        """Refuse every later call, cancel those that still run, and wait at most 5 s for their threads to end."""
+        self._binding.close()
+        with self._lock:
+            calls = list(self._calls)
+        await self._end_calls(calls)
+
+    async def _end_calls(self, calls: list[LoopThread[Any]]) -> None:
+        with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+            for call in calls:
+                call.cancel()
+            for call in calls:
+                await _wait_end(call)
+
+    def _check_cell(self) -> None:
+        if self._binding.closed:
+            raise BridgeRefused(CLOSED)
+        with self._lock:
+            known = threading.get_ident() in self._cell_threads
+        if not known:
+            raise BridgeRefused(choose_sentence(self._binding.thread))
+
+    def _block_on(self, call: LoopThread[T]) -> T:
+        self._start(call)
+        try:
+            return call.future.result()
+        except BaseException:
+            if not call.future.done():  # this thread was interrupted: KeyboardInterrupt
+                self._cancel_since(call)
+                call.join(CLOSE_SECONDS)
+            raise
+        finally:
+            del call  # it holds what is raised, whose traceback holds this frame
+
+    def _cancel_since(self, call: LoopThread[Any]) -> None:
+        """Cancel a call and those it started: its own loop may be blocked by one of them."""
+        with self._lock:
+            calls = list(self._calls)
+        for later in calls[calls.index(call) :] if call in calls else ():
+            later.cancel()
+
+    def _start(self, call: LoopThread[Any]) -> None:
+        with self._lock:
+            self._calls[call] = None
+        call.future.add_done_callback(lambda _: self._forget(call))
+        try:
+            call.start()
+        except BaseException:
+            self._forget(call)
+            raise
+
+    def _forget(self, call: LoopThread[Any]) -> None:
+        with self._lock:
+            self._calls.pop(call, None)
+
+    def _mark_thread(self, begins: bool) -> None:
+        """Count this thread as one on which a cell runs, or no longer."""
+        thread = threading.get_ident()
+        with self._lock:
+            self._cell_threads[thread] += 1 if begins else -1
+            if not self._cell_threads[thread]:
+                del self._cell_threads[thread]
+
+
+async def _wait_end(call: LoopThread[Any]) -> None:
+    ended: Waiter[None] = Waiter()
+    call.future.add_done_callback(lambda _: ended.deliver())
+    await ended.wait()

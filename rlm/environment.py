@@ -1,0 +1,270 @@
+"""The REPL's front door: an environment in which model-written cells run and ask models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, Literal
+
+import anyio
+
+from rlm.bridge.choose import choose_bridge
+from rlm.core.cell import CellResult
+from rlm.core.events import CellFinished, CellStarted, Listener
+from rlm.core.limits import Limits
+from rlm.core.query import Answer, Request
+from rlm.core.waiting import current_loop_key
+from rlm.errors import LLMQueryError, QueryRefused, SandboxError, UsageError
+from rlm.models.answerer import Answerer
+from rlm.models.base import Model
+from rlm.models.limit import ConcurrencyLimit
+from rlm.models.resolve import resolve_model
+from rlm.repl.queries import RequestMaker
+from rlm.sandbox.base import Sandbox
+from rlm.sandbox.desk import Desk, Toolbox
+from rlm.sandbox.inline import InlineSandbox
+from rlm.sandbox.process import ProcessSandbox
+
+ModelLike = Model | str | Callable[..., Any]
+_SANDBOXES: dict[str, Callable[[Desk], Sandbox]] = {"process": ProcessSandbox, "inline": InlineSandbox}
+_executing: ContextVar[tuple[int, ...]] = ContextVar("rlm_executing", default=())
+
+
+class AsyncRLMReplEnvironment:
+    """A lasting REPL for model-written Python, whose `llm_query` calls reach a model.
+
+    model: a name (`"openai/gpt-5-mini"`), a `Model`, or any callable `prompt -> str`, async or plain; None: cells
+        run, and a query in them is refused with that reason.
+    context: the value of the variable `context`; str, bytes and JSON types as themselves, others by pickle.
+    sandbox: `process` (a worker process; a cell can be interrupted and killed) or `inline` (the host's own thread).
+    use_pure_async: the side; None reads `RLM_USE_PURE_ASYNC`, else True. `bridge="nested"` is the third, inline only.
+    limits: see `Limits`; `cell_timeout` and `compute_timeout` are shorthands for two of them, in seconds.
+    max_concurrency: queries at the model at once, over all cells, threads and host calls of this environment.
+    max_tokens: of an answer, where a query names none.
+    tools: name -> function of the host that cells may call.
+    query_errors: `raise` (a failed `llm_query` raises `LLMQueryError` in the cell) or `text` (it returns the text).
+    base_url: for a model given by name.
+    child_model: answers `rlm_query`; without one it is a plain query.
+    listener: is told `core.events` as they happen; `depth` is the level they carry.
+
+    Use it as `async with`, or call `aclose`. It belongs to the event loop that first used it.
+    Source: DESIGN of the environment in docs/design.md.
+    """
+
+    def __init__(  # noqa: PLR0913 -- the public door; every parameter but the first two is keyword-only
+        self,
+        model: ModelLike | None = None,
+        context: Any = None,
+        *,
+        sandbox: Literal["process", "inline"] = "process",
+        use_pure_async: bool | None = None,
+        bridge: str | None = None,
+        limits: Limits | None = None,
+        cell_timeout: float | None = None,
+        compute_timeout: float | None = None,
+        max_concurrency: int = 256,
+        max_tokens: int = 4000,
+        tools: Mapping[str, Callable[..., Any]] | None = None,
+        query_errors: Literal["raise", "text"] = "raise",
+        base_url: str | None = None,
+        child_model: Model | None = None,
+        listener: Listener | None = None,
+        depth: int = 0,
+    ) -> None:
+        _check_choice("sandbox", sandbox, _SANDBOXES)
+        _check_choice("query_errors", query_errors, ("raise", "text"))
+        self.limits = (limits or Limits()).override(cell_seconds=cell_timeout, compute_seconds=compute_timeout)
+        if sandbox == "inline" and "compute_seconds" in self.limits.given():
+            raise UsageError('an inline cell cannot be stopped while it computes: use sandbox="process" for that limit')
+        if model is None and base_url is not None:
+            raise UsageError("base_url is for a model given by name, and no model was given")
+        self._owned, self._model = False, None
+        if model is not None:
+            self._model, self._owned = resolve_model(model, base_url=base_url, max_connections=max_concurrency)
+        self._toolbox = Toolbox(tools or {})
+        self._bridge = choose_bridge(use_pure_async, bridge, sandbox, self._end_loop)
+        self._answerer = Answerer(
+            self._model,
+            limit=ConcurrencyLimit(max_concurrency),
+            query_seconds=self.limits.query_seconds,
+            default_max_tokens=max_tokens,
+            child=child_model,
+            listener=listener,
+            depth=depth,
+        )
+        self._child = child_model
+        self._requests = RequestMaker("llm", max_tokens, self.limits.prompt_bytes)
+        self._query_errors = query_errors
+        self._listener, self._depth = listener, depth
+        desk = Desk(
+            self._answerer, self._bridge, self.limits, self._toolbox, max_tokens, query_errors, {"context": context}
+        )
+        self._sandbox = _SANDBOXES[sandbox](desk)
+        self._pid = os.getpid()
+        self._loop: Any = None
+        self._turn: anyio.Lock
+        self._scope: anyio.CancelScope | None = None
+        self._opened = self._closed = False
+
+    @property
+    def path(self) -> str:
+        """The side that runs: `process/pure_async`, `inline/threaded` and so on."""
+        return f"{self._sandbox.name}/{self._bridge.name}"
+
+    async def __aenter__(self) -> AsyncRLMReplEnvironment:
+        async with self._my_turn():
+            return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def execute_async(self, code: str, *, timeout: float | None = None) -> CellResult:
+        """Run one cell and return what it printed, returned or raised.
+
+        Names it binds stay for the next cell. Calls run one after the other in order of arrival. `timeout` is this
+        cell's `cell_seconds`. Cancelling stops the cell and its queries; the next result says whether the state was
+        kept. Raises `SandboxError` where no worker can be had, `UsageError` for a call that cannot be right.
+        """
+        if not isinstance(code, str):
+            raise UsageError(f"a cell is a str of Python, not {type(code).__name__}")
+        seconds = self.limits.cell_seconds if timeout is None else Limits(cell_seconds=timeout).cell_seconds
+        async with self._my_turn():
+            if self._listener is not None:
+                self._listener(CellStarted(self._depth, code))
+            executing = _executing.set((*_executing.get(), id(self)))
+            try:
+                with anyio.CancelScope() as self._scope:
+                    result = await self._sandbox.run_cell(code, seconds)
+            finally:
+                _executing.reset(executing)
+                scope, self._scope = self._scope, None
+            if scope is not None and scope.cancelled_caught:
+                raise SandboxError("the environment was closed while this cell ran")
+            if self._listener is not None:
+                self._listener(CellFinished(self._depth, result))
+            return result
+
+    async def llm_query_async(self, prompt: str, model: str | None = None, max_tokens: int | None = None) -> Answer:
+        """Ask the model from host code, over this environment's side of the flag and under its limits.
+
+        Raises `LLMQueryError` where the query fails, or returns the failed answer if `query_errors="text"`.
+        """
+        (answer,) = await self._ask([self._checked(self._requests.one, "llm_query", prompt, model, max_tokens)])
+        if answer.error is not None and self._query_errors == "raise":
+            refused = answer.error.kind == "refused"
+            raise (QueryRefused if refused else LLMQueryError)(answer.error.message, answer)
+        return answer
+
+    async def llm_batch_query_async(
+        self, queries: Iterable[str | Mapping[str, Any]], model: str | None = None, max_tokens: int | None = None
+    ) -> list[Answer]:
+        """Ask many at once: one `Answer` for each, in order; a failed one has `ok == False`."""
+        return await self._ask(self._checked(self._requests.many, "llm_batch_query", queries, model, max_tokens))
+
+    def _checked(self, make: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return make(*args)
+        except (TypeError, ValueError) as error:
+            raise UsageError(str(error)) from error
+
+    async def set_async(self, name: str, value: Any) -> None:
+        """Set a variable of the cells: str, bytes and JSON types as themselves, anything else by pickle."""
+        if not name.isidentifier():
+            raise UsageError(f"{name!r} is no name for a variable")
+        async with self._my_turn():
+            await self._sandbox.set(name, value)
+
+    async def get_async(self, name: str) -> Any:
+        """The value of a variable. Raises `UsageError` for an unknown name, `ValueNotPortable` for a foreign type."""
+        async with self._my_turn():
+            return await self._sandbox.get(name)
+
+    async def names_async(self) -> dict[str, str]:
+        """Every variable the cells have: name -> type and bounded repr."""
+        async with self._my_turn():
+            return await self._sandbox.names()
+
+    async def reset_async(self) -> None:
+        """Forget every variable but `context`."""
+        async with self._my_turn():
+            await self._sandbox.reset()
+
+    async def aclose(self) -> None:
+        """Stop what runs, end the worker, close what this environment opened. Idempotent."""
+        if self._closed or self._pid != os.getpid():
+            return
+        self._closed = True
+        if self._scope is not None:
+            self._scope.cancel()
+        with anyio.CancelScope(shield=True):
+            if self._opened:
+                async with self._turn:
+                    await self._sandbox.aclose()
+            await self._bridge.aclose()
+            self._toolbox.close()
+            if self._owned and self._model is not None:
+                await self._model.aclose()
+
+    async def _ask(self, requests: list[Request]) -> list[Answer]:
+        self._check_usable()
+        return await self._bridge.serve(lambda: self._answerer.answer_batch(requests))
+
+    def _my_turn(self) -> _Turn:
+        self._check_usable()
+        if id(self) in _executing.get():
+            raise UsageError("this environment is running the very cell that waits for this call: use another one")
+        return _Turn(self)
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise UsageError("this environment is closed: make another one")
+        if self._pid != os.getpid():
+            raise UsageError("this environment belongs to the process that made it: make another one after a fork")
+        loop = current_loop_key()
+        if self._loop is None:
+            self._loop, self._turn = loop, anyio.Lock(fast_acquire=True)
+        elif self._loop is not loop:
+            raise UsageError("this environment belongs to another event loop: make one for each loop")
+
+    async def _open(self) -> None:
+        if not self._opened:
+            await self._sandbox.open()
+            self._opened = True
+
+    async def _end_loop(self) -> None:
+        """Close the clients that a loop of the threaded side has opened."""
+        for model in (self._model, self._child):
+            if model is not None:
+                await model.aclose()
+
+
+class _Turn:
+    """The environment's turn: first come, first served; opens the sandbox for the first."""
+
+    __slots__ = ("_env",)
+
+    def __init__(self, env: AsyncRLMReplEnvironment) -> None:
+        self._env = env
+
+    async def __aenter__(self) -> None:
+        env = self._env
+        await env._turn.acquire()
+        try:
+            if env._closed:
+                raise UsageError("this environment is closed: make another one")
+            await env._open()
+        except BaseException:
+            env._turn.release()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._env._turn.release()
+
+
+def _check_choice(name: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        raise UsageError(f"{name}={value!r}: choose one of {', '.join(repr(k) for k in known)}")

@@ -1,0 +1,242 @@
+"""From requests to answers: the limit and the deadline under which a model is asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from time import perf_counter
+
+from rlm.core.events import Listener, QueryFinished, QueryStarted
+from rlm.core.query import Answer, AnswerError, Completion, QueryRecord, Request
+from rlm.core.waiting import in_trio
+from rlm.errors import ModelError
+from rlm.models.base import Model
+from rlm.models.limit import ConcurrencyLimit
+
+_MESSAGE_CHARS = 1000
+_NO_MODEL = (
+    'no model was given: pass model= to the environment, a name such as "openai/gpt-5-mini", a Model object or a '
+    "function from a prompt to a text"
+)
+_CANCELLED = "the query was cancelled"
+
+
+class _Query:
+    """One query on its way."""
+
+    __slots__ = ("queued", "request", "started")
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.started = perf_counter()
+        self.queued = 0.0
+
+
+class Answerer:
+    """Answers the queries of one environment. Serves any number of loops and threads at once.
+
+    model: who answers; None refuses every query. child: who answers requests of kind `"rlm"`, if anyone: without
+    a slot of the limit and without the query timeout, for a child run has limits of its own. query_seconds: for one
+    query, waiting for a slot included. default_max_tokens: for a request that names none. listener: is told
+    `QueryStarted` and `QueryFinished` of level `depth`.
+
+    A model's failure is a failed `Answer`, never an exception; only cancellation passes through. The records of
+    what was asked, cancelled queries included, are appended to the list the caller gives, in order of their end.
+    """
+
+    def __init__(  # noqa: PLR0913 -- the one place where an environment's settings meet
+        self,
+        model: Model | None,
+        *,
+        limit: ConcurrencyLimit,
+        query_seconds: float,
+        default_max_tokens: int | None = None,
+        child: Model | None = None,
+        listener: Listener | None = None,
+        depth: int = 0,
+    ) -> None:
+        self._model, self._child = model, child
+        self._limit, self._query_seconds = limit, query_seconds
+        self._default_max_tokens = default_max_tokens
+        self._listener, self._depth = listener, depth
+
+    async def answer(
+        self, request: Request, *, seconds_left: float | None = None, records: list[QueryRecord] | None = None
+    ) -> Answer:
+        """Answer one request. `seconds_left` is what its cell still has; the shorter of the two limits counts."""
+        child = self._child if request.kind == "rlm" else None
+        if child is None and request.max_tokens is None and self._default_max_tokens is not None:
+            request = Request(request.prompt, request.model, self._default_max_tokens, request.kind, request.messages)
+        query = _Query(request)
+        if self._listener is not None:
+            self._listener(QueryStarted(self._depth))
+        try:
+            completion = await self._ask(query, child, seconds_left)
+            answer = _succeeded(query, completion, child or self._model)
+        except Exception as error:  # noqa: BLE001 -- whatever a model raises is that query's failure
+            answer = _failed(query, _explain(error))
+        except BaseException as error:
+            answer = _failed(query, AnswerError("cancelled", _CANCELLED))
+            if not _is_models_own(error):
+                self._note(query, answer, records)
+                raise
+        self._note(query, answer, records)
+        return answer
+
+    async def answer_batch(
+        self,
+        requests: Sequence[Request],
+        *,
+        seconds_left: float | None = None,
+        records: list[QueryRecord] | None = None,
+    ) -> list[Answer]:
+        """Answer all requests at once: one answer per request, in their order, whatever becomes of the others.
+
+        Cancelling cancels all of them and waits until they have ended.
+        """
+        if not requests:
+            return []
+        if len(requests) == 1:  # no task is made
+            return [await self.answer(requests[0], seconds_left=seconds_left, records=records)]
+        if in_trio():
+            return await self._answer_batch_trio(requests, seconds_left, records)
+        # return_exceptions: else the first to end by cancellation would end the wait for the others
+        results = await asyncio.gather(
+            *(self.answer(request, seconds_left=seconds_left, records=records) for request in requests),
+            return_exceptions=True,
+        )
+        return [_slot(result) for result in results]
+
+    async def _answer_batch_trio(
+        self, requests: Sequence[Request], seconds_left: float | None, records: list[QueryRecord] | None
+    ) -> list[Answer]:
+        import anyio
+
+        answers: dict[int, Answer] = {}
+
+        async def fill(index: int, request: Request) -> None:
+            answers[index] = await self.answer(request, seconds_left=seconds_left, records=records)
+
+        async with anyio.create_task_group() as group:
+            for index, request in enumerate(requests):
+                group.start_soon(fill, index, request)
+        return [answers[index] for index in range(len(requests))]
+
+    async def _ask(self, query: _Query, child: Model | None, seconds_left: float | None) -> Completion:
+        """The model's completion. Raises what the model raises, and `ModelError` for a refusal or a deadline."""
+        if child is not None:
+            model: Model | None = child
+            seconds = seconds_left
+        else:
+            model = self._model
+            seconds = self._query_seconds if seconds_left is None else min(self._query_seconds, seconds_left)
+        if model is None:
+            raise ModelError(_NO_MODEL, kind="refused")
+        limit = self._limit if child is None else None
+        if seconds is None:
+            return await _complete(model, query, limit)
+        if seconds > 0:
+            if in_trio():
+                import anyio
+
+                with anyio.move_on_after(seconds):
+                    return await _complete(model, query, limit)
+            else:
+                deadline = asyncio.timeout(seconds)
+                try:
+                    async with deadline:
+                        return await _complete(model, query, limit)
+                except TimeoutError:
+                    if not deadline.expired():  # the model's own
+                        raise
+        raise ModelError(self._explain_deadline(query, seconds, child is not None), kind="timeout")
+
+    def _explain_deadline(self, query: _Query, seconds: float, is_child: bool) -> str:
+        if not is_child and seconds == self._query_seconds:
+            text = f"no answer within query_seconds={seconds:g}"
+        else:
+            text = f"no answer within the {max(seconds, 0.0):.3g} s that were left of cell_seconds or run_seconds"
+        if query.queued > 0:
+            text += (
+                f", {query.queued:.3g} s of them spent waiting for one of {self._limit.slots} slots (max_concurrency)"
+            )
+        return text
+
+    def _note(self, query: _Query, answer: Answer, records: list[QueryRecord] | None) -> None:
+        if records is None and self._listener is None:
+            return
+        record = QueryRecord(query.request, answer, query.queued)
+        if records is not None:
+            records.append(record)
+        if self._listener is not None:
+            self._listener(QueryFinished(self._depth, record))
+
+
+async def _complete(model: Model, query: _Query, limit: ConcurrencyLimit | None) -> Completion:
+    if limit is None:
+        return await model.complete(query.request)
+    if not limit.try_acquire():
+        try:
+            await limit.acquire()
+        finally:
+            query.queued = perf_counter() - query.started
+    try:
+        return await model.complete(query.request)
+    finally:
+        limit.release()
+
+
+def _succeeded(query: _Query, completion: object, model: Model | None) -> Answer:
+    seconds = perf_counter() - query.started
+    name = model.name if model is not None else ""
+    if not isinstance(completion, Completion) or not isinstance(completion.text, str):
+        got = completion.text if isinstance(completion, Completion) else completion
+        what = "a Completion whose text is" if isinstance(completion, Completion) else "a value of type"
+        raise ModelError(f"the model {name} gave {what} {type(got).__name__}: it has to give a Completion with a str")
+    return Answer(
+        completion.text,
+        usage=completion.usage,
+        model=completion.model or name,
+        seconds=seconds,
+        finish_reason=completion.finish_reason,
+    )
+
+
+def _failed(query: _Query, error: AnswerError) -> Answer:
+    return Answer.failed(error, model=query.request.model or "", seconds=perf_counter() - query.started)
+
+
+def _explain(error: Exception) -> AnswerError:
+    """A model's exception as data, its text bounded."""
+    try:
+        text = str(error)
+    except Exception as broken:  # noqa: BLE001 -- a stranger's __str__
+        text = f"(its text cannot be had: {type(broken).__name__})"
+    kind, attempts = "provider", 1
+    if isinstance(error, ModelError):
+        kind, attempts = error.kind, error.attempts
+    else:
+        text = f"{type(error).__name__}: {text}"
+    if len(text) > _MESSAGE_CHARS:
+        text = f"{text[:_MESSAGE_CHARS]} [{len(text) - _MESSAGE_CHARS} characters more]"
+    return AnswerError(kind, text, attempts)
+
+
+def _is_models_own(error: BaseException) -> bool:
+    """Whether a CancelledError was raised by the model itself: nobody has cancelled the task it runs in."""
+    if not isinstance(error, asyncio.CancelledError):
+        return False
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # not on an asyncio loop
+        return False
+    return task is not None and task.cancelling() == 0
+
+
+def _slot(result: Answer | BaseException) -> Answer:
+    """One slot of a batch: a query whose own task somebody else cancelled leaves its neighbours unharmed."""
+    if isinstance(result, Answer):
+        return result
+    if isinstance(result, asyncio.CancelledError):
+        return Answer.failed(AnswerError("cancelled", _CANCELLED))
+    raise result

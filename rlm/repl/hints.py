@@ -1,0 +1,65 @@
+"""Repairs for errors that authors of cells commonly make, added to the traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Hint(NamedTuple):
+    """For errors of class `type` whose message contains `fragment`."""
+
+    type: str
+    fragment: str
+    sentence: str
+
+
+_AWAIT = (
+    "llm_query(...) has its answer when it returns: call it without await inside a plain function, "
+    "or make the function `async def` and await llm_query_async(...)."
+)
+_DONE = (
+    "llm_batch_query(...) has its answers when it returns: leave the await away, or await llm_batch_query_async(...)."
+)
+_ANSWERED = "llm_query(...) has its answer when it returns and needs no event loop: call it plainly."
+_COROUTINE = "This is a coroutine that has not run yet: put `await` before the call. A cell may await at its top level."
+_LOOP = (
+    "This cell runs on the host's event loop, which is running already. Write `await main()` at the top level of the "
+    'cell, or use llm_batch_query(prompts) for queries side by side; an environment with sandbox="process" allows '
+    "asyncio.run()."
+)
+
+_ALWAYS = (
+    Hint("SyntaxError", "'await' outside", _AWAIT),
+    Hint("TypeError", "object list can't be used in 'await'", _DONE),
+    Hint("TypeError", "'list' object can't be awaited", _DONE),
+    Hint("ValueError", "a coroutine was expected, got", _ANSWERED),
+    Hint("TypeError", "'coroutine' object ", _COROUTINE),
+    Hint("TypeError", '(not "coroutine")', _COROUTINE),
+    Hint("TypeError", "coroutine found", _COROUTINE),
+    Hint("TypeError", "type coroutine is not", _COROUTINE),
+    Hint("AttributeError", "'coroutine' object ", _COROUTINE),
+)
+_INLINE = (
+    Hint("RuntimeError", "cannot be called from a running event loop", _LOOP),
+    Hint("RuntimeError", "event loop is already running", _LOOP),
+    Hint("RuntimeError", "while another loop is running", _LOOP),
+)
+
+
+class Hints:
+    """Chooses the hint for an error. `own` maps fragments of messages to sentences, and comes first."""
+
+    def __init__(self, inline: bool = False, own: Mapping[str, str] | None = None) -> None:
+        self._own = dict(own or {})
+        self._table = _ALWAYS + _INLINE if inline else _ALWAYS
+
+    def choose(self, type_name: str, message: str) -> str:
+        """The sentence for an error, or an empty text."""
+        for fragment, sentence in self._own.items():
+            if fragment in message:
+                return sentence
+        for hint in self._table:
+            if hint.type == type_name and hint.fragment in message:
+                return hint.sentence
+        return ""

@@ -1,0 +1,108 @@
+"""The arguments of a query function become requests; what is wrong with them is said at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rlm.core.query import Kind, Request
+
+_ITEM_KEYS = frozenset({"prompt", "text", "model", "max_tokens"})
+_BATCH_ITEMS = 100_000  # bounds the memory that an endless iterable could take
+
+
+def choose_one(word: str, first: str, one: Any, second: str, other: Any) -> Any:
+    """The argument that was given under one of two names. Raises TypeError for both and for neither."""
+    if one is None:
+        if other is None:
+            raise TypeError(f"{word}: the argument {first} is missing")
+        return other
+    if other is not None:
+        raise TypeError(f"{word}: give {first} or {second}, not both")
+    return one
+
+
+class RequestMaker:
+    """Makes requests of one kind. `max_tokens` is the default; a prompt may have `prompt_bytes` bytes of UTF-8."""
+
+    def __init__(self, kind: Kind, max_tokens: int, prompt_bytes: int) -> None:
+        self._kind = kind
+        self._max_tokens = max_tokens
+        self._prompt_bytes = prompt_bytes
+        self._sure_chars = prompt_bytes // 4
+
+    def one(self, word: str, prompt: Any, model: Any, max_tokens: Any) -> Request:
+        """The request of a single query; `word` names the caller in messages."""
+        if model is not None or max_tokens is not None:
+            model, max_tokens = _to_options(word, model, max_tokens)
+        prompt = self._check_prompt(word, prompt)
+        return Request(prompt, model, self._max_tokens if max_tokens is None else max_tokens, self._kind)
+
+    def many(self, word: str, queries: Any, model: Any, max_tokens: Any) -> list[Request]:
+        """The requests of a batch, in order. An item's own model and max_tokens come before those of the call."""
+        if isinstance(queries, (str, bytes, Mapping)):
+            raise TypeError(f"{word} takes a list of prompts, not one {type(queries).__name__}: pass a list, [query]")
+        if not isinstance(queries, Iterable):
+            raise TypeError(f"{word} takes a list of prompts, not {type(queries).__name__}")
+        model, max_tokens = _to_options(word, model, max_tokens)
+        requests: list[Request] = []
+        for index, item in enumerate(queries):
+            if index == _BATCH_ITEMS:
+                raise ValueError(f"{word}: more than {_BATCH_ITEMS:,} items in one batch: split it")
+            requests.append(self._item(f"{word}: item {index}", item, model, max_tokens))
+        return requests
+
+    def _item(self, where: str, item: Any, model: str | None, max_tokens: int | None) -> Request:
+        if isinstance(item, str):
+            return self.one(where, item, model, max_tokens)
+        if not isinstance(item, Mapping):
+            raise TypeError(f"{where} is {type(item).__name__}: give a str, or a dict with {_accepted()}")
+        unknown = [key for key in item if key not in _ITEM_KEYS]
+        if unknown:
+            raise TypeError(f"{where} has the unknown key {unknown[0]!r}: accepted are {_accepted()}")
+        own_model, own_tokens = _to_options(where, item.get("model"), item.get("max_tokens"))
+        prompt = choose_one(where, "prompt", item.get("prompt"), "text", item.get("text"))
+        return self.one(
+            where, prompt, model if own_model is None else own_model, max_tokens if own_tokens is None else own_tokens
+        )
+
+    def _check_prompt(self, where: str, prompt: object) -> str:
+        if not isinstance(prompt, str):
+            more = ": for several prompts use the batch function" if isinstance(prompt, (list, tuple)) else ""
+            raise TypeError(f"{where}: the prompt must be a str, not {type(prompt).__name__}{more}")
+        if not prompt:
+            raise ValueError(f"{where}: the prompt is empty")
+        if type(prompt) is not str:  # an Answer is a good prompt, but its usage is no part of the question
+            prompt = str.__str__(prompt)
+        # a character has at most 4 bytes: short prompts are not encoded to be measured
+        if len(prompt) > self._sure_chars:
+            size = len(prompt.encode("utf-8", "surrogatepass"))
+            if size > self._prompt_bytes:
+                raise ValueError(
+                    f"{where}: the prompt has {size:,} bytes, more than the {self._prompt_bytes:,} allowed: "
+                    "split it into several queries"
+                )
+        return prompt
+
+
+def _accepted() -> str:
+    return "prompt (or text), model, max_tokens"
+
+
+def _to_options(where: str, model: Any, max_tokens: Any) -> tuple[str | None, int | None]:
+    # in second place a number is max_tokens
+    if isinstance(model, int) and not isinstance(model, bool) and (max_tokens is None or isinstance(max_tokens, str)):
+        model, max_tokens = max_tokens, model
+    if model is not None and (not isinstance(model, str) or not model):
+        raise TypeError(f"{where}: model must be the name of a model, not {_told(model)}")
+    if max_tokens is None:
+        return model, None
+    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int):
+        raise TypeError(f"{where}: max_tokens must be an int, not {_told(max_tokens)}")
+    if max_tokens <= 0:
+        raise ValueError(f"{where}: max_tokens must be above 0, not {max_tokens}")
+    return model, max_tokens
+
+
+def _told(value: Any) -> str:
+    return "an empty str" if value == "" else type(value).__name__

@@ -1,0 +1,262 @@
+"""One cell's exchange with its worker: calls answered, clocks kept, and an end in every case.
+
+The worker is not trusted: sizes, types, ids and counts are checked here, and a frame that names another cell than the
+running one is dropped. A forged frame gains nothing that the cell could not do by calling the function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+import anyio
+
+from rlm.core.cell import CellResult
+from rlm.core.portable import decode_value
+from rlm.core.query import Answer, QueryRecord, Request
+from rlm.sandbox.channel import Cancellable, Channel, Pump, open_pump
+from rlm.sandbox.clock import CellClock
+from rlm.sandbox.desk import REFUSALS_BEFORE_STOP, Desk, refuse_all
+from rlm.sandbox.launch import WorkerProcess
+from rlm.sandbox.outcome import read_outcome
+from rlm.sandbox.protocol import Frame, ProtocolError
+from rlm.sandbox.values import pack_value
+
+_INTERRUPTS = 3
+_GRACE_SECONDS = 0.3
+_CANCEL_SECONDS = 0.5
+_STRAY_FRAMES = 1000  # frames of earlier cells that are dropped before the worker counts as broken
+
+
+class Conversation:
+    """Runs one cell. `lost` says afterwards whether the worker had to be given up."""
+
+    def __init__(self, process: WorkerProcess, channel: Channel, desk: Desk, number: int, cell_seconds: float) -> None:
+        self._process, self._channel, self._desk, self._number = process, channel, desk, number
+        self._cell_seconds = cell_seconds
+        self._clock = CellClock()
+        self._records: list[QueryRecord] = []
+        self._calls: dict[int, Cancellable | None] = {}
+        self._asked = self._refused = self._strays = 0
+        self._stopping = ""  # why the cell is being stopped
+        self._killed = False
+        self._broken = ""  # what the worker did against the protocol
+        self._done: Frame | None = None
+        self._pump: Pump
+        self.lost = False
+
+    async def run(self, code: str) -> CellResult:
+        """Send the cell, serve its calls, return its result."""
+        async with open_pump(self._channel, self._on_readable) as self._pump:
+            source = code.encode("utf-8", "backslashreplace")
+            self._pump.send({"t": "cell", "cell": self._number}, [source])
+            limits = self._desk.limits
+            self._pump.later(self._cell_seconds, lambda: self._stop(f"cell_seconds={self._cell_seconds:g} passed"))
+            self._pump.later(limits.compute_seconds, self._check_compute)
+            try:
+                await self._pump.wait()
+            except BaseException:
+                await self._give_up()
+                raise
+        return await self._result()
+
+    def _on_readable(self) -> None:
+        try:
+            for frame in self._channel.receive():
+                self._handle(frame)
+        except EOFError:
+            self._pump.finish()
+        except (ProtocolError, ValueError, TypeError, KeyError, LookupError) as error:
+            self._broken = self._broken or f"{error}"
+            self._process.kill()
+            self._pump.finish()
+
+    def _handle(self, frame: Frame) -> None:
+        if self._done is not None or frame.header.get("cell") != self._number:
+            self._strays += 1
+            if self._strays > _STRAY_FRAMES:
+                raise ProtocolError("too many frames that belong to no running cell")
+            return
+        kind = frame.type
+        if kind == "ask":
+            self._ask(frame)
+        elif kind == "tool":
+            self._tool(frame)
+        elif kind == "drop":
+            self._call_off(frame.header["id"])
+        elif kind == "done":
+            self._done = frame
+            self._pump.finish()
+        else:
+            raise ProtocolError(f"unknown type of frame {str(kind)[:40]!r}")
+
+    def _new_call(self, frame: Frame) -> int:
+        number = frame.header["id"]
+        if type(number) is not int or number in self._calls:
+            raise ProtocolError("a call's id is not a new number")
+        return number
+
+    def _ask(self, frame: Frame) -> None:
+        call = self._new_call(frame)
+        requests = _requests(frame, self._desk.limits.prompt_bytes)
+        self._asked += len(requests)
+        if self._stopping:
+            return
+        if self._asked > self._desk.limits.queries:
+            self._reply(call, refuse_all(requests, self._desk.limits.queries))
+        else:
+            self._start(call, self._answer(call, requests))
+
+    def _start(self, call: int, work: Coroutine[Any, Any, None]) -> None:
+        self._clock.wait_begins()
+        self._calls[call] = None  # an eager task may have ended when `start` returns
+        task = self._pump.start(work)
+        if call in self._calls:
+            self._calls[call] = task
+
+    async def _answer(self, call: int, requests: Sequence[Request]) -> None:
+        desk = self._desk
+        left = self._cell_seconds - self._clock.wall_seconds
+        try:
+            answers = await desk.bridge.serve(
+                lambda: desk.answerer.answer_batch(requests, seconds_left=left, records=self._records)
+            )
+            self._reply(call, answers)
+        except Exception as error:  # noqa: BLE001 -- our own fault, which must end the cell and not hang it
+            self._fail(error)
+        finally:
+            self._call_ended(call)
+
+    def _reply(self, call: int, answers: Sequence[Answer]) -> None:
+        if any(answer.error is not None and answer.error.kind == "refused" for answer in answers):
+            self._refused += 1
+        known = []
+        for answer in answers:
+            one: dict[str, Any] = {"s": round(answer.seconds, 6)}
+            if answer.model:
+                one["m"] = answer.model
+            if answer.finish_reason is not None:
+                one["f"] = answer.finish_reason
+            if answer.usage is not None:
+                one["u"] = [answer.usage.input_tokens, answer.usage.output_tokens]
+            if answer.error is not None:
+                one["e"] = [answer.error.kind, answer.error.message, answer.error.attempts]
+            known.append(one)
+        texts = [answer.encode("utf-8", "backslashreplace") for answer in answers]
+        self._pump.send({"t": "answers", "id": call, "a": known}, texts)
+        if self._refused >= REFUSALS_BEFORE_STOP:
+            self._stop(f"{REFUSALS_BEFORE_STOP} refused queries")
+
+    def _tool(self, frame: Frame) -> None:
+        call = self._new_call(frame)
+        name = frame.header["name"]
+        if name not in self._desk.tools:
+            raise ProtocolError(f"no tool {str(name)[:40]!r}")
+        parts = frame.parts()
+        args = [_argument(spec, parts) for spec in frame.header["args"]]
+        kwargs = {str(key): _argument(spec, parts) for key, spec in frame.header["kwargs"].items()}
+        if not self._stopping:
+            self._start(call, self._run_tool(call, name, args, kwargs))
+
+    async def _run_tool(self, call: int, name: str, args: list[Any], kwargs: dict[str, Any]) -> None:
+        try:
+            value = await self._desk.tools.call(name, args, kwargs)
+            spec, blob = pack_value(value)
+            self._pump.send({"t": "value", "id": call, "v": spec}, [] if blob is None else [blob])
+        except Exception as error:  # noqa: BLE001 -- a tool may raise anything; the cell is told
+            told = [type(error).__name__, str(error)[:2000]]
+            self._pump.send({"t": "value", "id": call, "error": told})
+        finally:
+            self._call_ended(call)
+
+    def _call_ended(self, call: int) -> None:
+        if call in self._calls:
+            del self._calls[call]
+            self._clock.wait_ends()
+
+    def _call_off(self, call: int) -> None:
+        # a task that is cancelled before its first step never reaches its `finally`: the call ends here
+        task = self._calls.get(call)
+        if task is not None:
+            self._call_ended(call)
+            task.cancel()
+
+    def _check_compute(self) -> None:
+        left = self._desk.limits.compute_seconds - self._clock.compute_seconds
+        if left <= 0.001:
+            self._stop(f"compute_seconds={self._desk.limits.compute_seconds:g} passed")
+        else:
+            # while the cell waits the clock stands still: look again, but not all the time
+            self._pump.later(max(left, 0.05), self._check_compute)
+
+    def _stop(self, why: str) -> None:
+        """Interrupt the cell, again and again, then kill the worker. Its open calls are called off at once."""
+        if self._stopping or self._done is not None:
+            return
+        self._stopping = why
+        for call in list(self._calls):
+            self._call_off(call)
+        self._interrupt(_INTERRUPTS)
+
+    def _interrupt(self, times: int) -> None:
+        if self._done is not None:
+            return
+        if times:
+            self._process.interrupt()
+            self._pump.later(_GRACE_SECONDS, lambda: self._interrupt(times - 1))
+        else:
+            self._killed = True
+            self._process.kill()
+
+    def _fail(self, error: Exception) -> None:
+        self._broken = f"the host failed to answer: {type(error).__name__}: {error}"
+        self._process.kill()
+
+    async def _give_up(self) -> None:
+        """The caller was cancelled: let the worker acknowledge within half a second, which keeps its state."""
+        with anyio.CancelScope(shield=True):
+            self._stop("cancelled by the host")
+            with anyio.move_on_after(_CANCEL_SECONDS):
+                await self._pump.wait()
+        self.lost = self._done is None
+
+    async def _result(self) -> CellResult:
+        path = f"process/{self._desk.side}"
+        wall, compute = self._clock.wall_seconds, self._clock.compute_seconds
+        common: dict[str, Any] = {
+            "queries": tuple(self._records), "wall_seconds": wall, "compute_seconds": compute, "path": path
+        }  # fmt: skip
+        if self._done is not None and not self._broken:
+            try:
+                return read_outcome(self._done, self._desk.limits.output_chars, self._stopping, common)
+            except (ProtocolError, ValueError, TypeError, LookupError) as error:
+                self._broken = f"{error}"
+        self.lost = True
+        ended = await self._process.end()
+        if self._broken:
+            return CellResult(status="crashed", cause=f"protocol: {self._broken}", **common)
+        if self._killed or self._stopping:
+            return CellResult(status="killed", cause=self._stopping, **common)
+        return CellResult(status="crashed", cause=ended, **common)
+
+
+def _argument(spec: Any, parts: list[memoryview]) -> Any:
+    if not isinstance(spec, dict):
+        raise ProtocolError("an argument is not a value")
+    part = spec.get("part")
+    return decode_value(spec, None if part is None else parts[part])
+
+
+def _requests(frame: Frame, prompt_bytes: int) -> list[Request]:
+    asked, prompts = frame.header["q"], frame.parts()
+    if not isinstance(asked, list) or len(asked) != len(prompts):
+        raise ProtocolError("a batch has not one prompt for each request")
+    requests = []
+    for one, prompt in zip(asked, prompts, strict=True):
+        kind, model, max_tokens = one
+        if kind not in ("llm", "rlm") or not isinstance(model, (str, type(None))):
+            raise ProtocolError("a request is malformed")
+        if (type(max_tokens) is not int and max_tokens is not None) or len(prompt) > prompt_bytes:
+            raise ProtocolError("a request is malformed or its prompt too long")
+        requests.append(Request(str(prompt, "utf-8", "backslashreplace"), model, max_tokens, kind))
+    return requests

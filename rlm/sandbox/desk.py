@@ -1,0 +1,95 @@
+"""What both sandboxes need from the host: who answers, over which bridge, with which tools, within which limits."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rlm.bridge.base import Bridge
+from rlm.core.limits import Limits
+from rlm.core.query import Answer, AnswerError, Request
+from rlm.errors import UsageError
+from rlm.models.answerer import Answerer
+from rlm.models.limit import ConcurrencyLimit
+from rlm.models.threads import DaemonThreads
+
+_TOOL_CONCURRENCY = 32
+_RESERVED = frozenset({"FINAL", "FINAL_VAR", "FINAL_var", "SUBMIT", "SHOW_VARS", "answer", "context"})
+REFUSALS_BEFORE_STOP = 3
+
+
+class Toolbox:
+    """The caller's functions, run on the host: async ones on its event loop, plain ones on threads of our own.
+
+    Both see a copy of the context variables of the `execute` call. They have a concurrency limit of their own, so
+    that a tool may query while queries hold every slot.
+    """
+
+    def __init__(self, tools: Mapping[str, Callable[..., Any]]) -> None:
+        for name, tool in tools.items():
+            if not name.isidentifier() or name in _RESERVED:
+                raise UsageError(f"a tool cannot be named {name!r}: that name is reserved or no identifier")
+            if not callable(tool):
+                raise UsageError(f"tool {name!r} is not callable: {type(tool).__name__}")
+        self._tools = dict(tools)
+        self._limit = ConcurrencyLimit(_TOOL_CONCURRENCY)
+        self._threads = DaemonThreads(_TOOL_CONCURRENCY, "rlm-tool")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tools
+
+    def describe(self) -> dict[str, str]:
+        """name -> signature and docstring, for the cell's `help` and for prompts."""
+        return {name: _describe(name, tool) for name, tool in self._tools.items()}
+
+    async def call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Run one tool; what it raises is raised."""
+        tool = self._tools[name]
+        async with self._limit:
+            if _is_async(tool):
+                return await tool(*args, **kwargs)
+            result = await self._threads.run(lambda: tool(*args, **kwargs))
+            return await result if inspect.isawaitable(result) else result
+
+    def close(self) -> None:
+        """End the idle threads; a tool that still runs is left to end alone."""
+        self._threads.close()
+
+
+def _is_async(tool: Callable[..., Any]) -> bool:
+    tool = inspect.unwrap(tool)
+    return inspect.iscoroutinefunction(tool) or inspect.iscoroutinefunction(getattr(tool, "__call__", None))  # noqa: B004
+
+
+def _describe(name: str, tool: Callable[..., Any]) -> str:
+    try:
+        signature = str(inspect.signature(tool))
+    except (TypeError, ValueError):
+        signature = "(...)"
+    return f"{name}{signature}\n\n{inspect.getdoc(tool) or ''}".strip()
+
+
+@dataclass(frozen=True)
+class Desk:
+    """One per environment."""
+
+    answerer: Answerer
+    bridge: Bridge
+    limits: Limits
+    tools: Toolbox
+    max_tokens: int
+    query_errors: Literal["raise", "text"]
+    variables: dict[str, Any] = field(default_factory=dict)  # set in every fresh namespace, e.g. `context`
+
+    @property
+    def side(self) -> str:
+        """The bridge's name."""
+        return self.bridge.name
+
+
+def refuse_all(requests: Sequence[Request], limit: int) -> list[Answer]:
+    """The answers of queries that are over the limit of queries of one cell."""
+    error = AnswerError("refused", f"this cell may make {limit:,} queries (Limits(queries={limit})) and has made them")
+    return [Answer.failed(error) for _ in requests]

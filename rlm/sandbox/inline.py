@@ -1,0 +1,243 @@
+"""The inline sandbox: cells run in the host's own process and thread, over a bridge.
+
+Objects are shared with the host and a query costs microseconds. Nothing is confined, and a cell that computes stops the
+event loop for as long as it does: no timeout can fire meanwhile. `process` is the sandbox for code that nobody read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import re
+from collections.abc import Coroutine, Mapping, Sequence
+from contextvars import Context, ContextVar
+from dataclasses import replace
+from typing import Any
+
+import anyio
+
+from rlm.core.cell import CellResult
+from rlm.core.query import Answer, QueryRecord, Request
+from rlm.core.waiting import in_trio
+from rlm.errors import ToolError, UsageError
+from rlm.repl import streams
+from rlm.repl.repl import Repl
+from rlm.sandbox.clock import CellClock
+from rlm.sandbox.desk import REFUSALS_BEFORE_STOP, Desk, refuse_all
+
+_REFUSED_IMPORTS = {
+    "nest_asyncio": "it would patch the host's event loop; use `await` or llm_batch_query, or sandbox='process'",
+    "nest_asyncio2": "it would patch the host's event loop; use `await` or llm_batch_query, or sandbox='process'",
+}
+_CLEANUP_SECONDS = 1.0
+_LOOP_WORDS = re.compile("asyncio|loop|task", re.IGNORECASE)
+_owner: ContextVar[object] = ContextVar("rlm_cell_owner", default=None)
+
+
+class InlineCell:
+    """What is counted while one cell runs."""
+
+    def __init__(self, cell_seconds: float) -> None:
+        self.clock = CellClock()
+        self.cell_seconds = cell_seconds
+        self.records: list[QueryRecord] = []
+        self.asked = self.refused = self.abandoned = 0
+
+
+class InlinePort:
+    """The `Port` of an inline REPL: calls go over the bridge to the desk, values stay what they are."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self.cell: InlineCell | None = None
+
+    def ask(self, requests: Sequence[Request]) -> list[Answer]:
+        return self._desk.bridge.wait(lambda: self._answer(requests))
+
+    async def ask_async(self, requests: Sequence[Request]) -> list[Answer]:
+        return await self._answer(requests)
+
+    def call_tool(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        return self._desk.bridge.wait(lambda: self._run_tool(name, args, kwargs))
+
+    def _running(self) -> InlineCell:
+        if self.cell is None:
+            raise UsageError("no cell of this environment is running")
+        return self.cell
+
+    async def _answer(self, requests: Sequence[Request]) -> list[Answer]:
+        cell = self._running()
+        cell.asked += len(requests)
+        if cell.asked > self._desk.limits.queries:
+            answers = refuse_all(requests, self._desk.limits.queries)
+        else:
+            cell.clock.wait_begins()
+            try:
+                with _HostSide():
+                    left = cell.cell_seconds - cell.clock.wall_seconds
+                    answers = await self._desk.answerer.answer_batch(requests, seconds_left=left, records=cell.records)
+            finally:
+                cell.clock.wait_ends()
+        if any(answer.error is not None and answer.error.kind == "refused" for answer in answers):
+            cell.refused += 1
+            if cell.refused >= REFUSALS_BEFORE_STOP:
+                raise KeyboardInterrupt(f"stopped: {REFUSALS_BEFORE_STOP} refused queries")
+        return answers
+
+    async def _run_tool(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        clock = self._running().clock
+        clock.wait_begins()
+        try:
+            with _HostSide():
+                return await self._desk.tools.call(name, args, kwargs)
+        except Exception as error:
+            raise ToolError(type(error).__name__, str(error)) from error
+        finally:
+            clock.wait_ends()
+
+
+class _HostSide:
+    """While host code runs in the cell's context: it prints to the host's streams, and its tasks are its own."""
+
+    def __enter__(self) -> None:
+        self._capture = streams.host_side()
+        self._capture.__enter__()
+        self._token = _owner.set(None)
+
+    def __exit__(self, *exception: Any) -> None:
+        _owner.reset(self._token)
+        self._capture.__exit__(*exception)
+
+
+class InlineSandbox:
+    """Runs cells where the host runs. Its namespace holds the host's own objects."""
+
+    name = "inline"
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._port = InlinePort(desk)
+        self._repl = Repl(
+            self._port,
+            output_chars=desk.limits.output_chars,
+            prompt_bytes=desk.limits.prompt_bytes,
+            max_tokens=desk.max_tokens,
+            query_errors=desk.query_errors,
+            tools=desk.tools.describe(),
+            refused_imports=_REFUSED_IMPORTS,
+            inline=True,
+        )
+        self._cells = 0
+        self._notice = ""
+        self._open = False
+        self._loop_used = False  # looking for left tasks costs about 1 us for each task of the host's loop
+
+    async def open(self) -> None:
+        streams.install()
+        self._open = True
+        self._set_variables()
+
+    async def run_cell(self, code: str, cell_seconds: float) -> CellResult:
+        self._cells += 1
+        self._loop_used = self._loop_used or _LOOP_WORDS.search(code) is not None
+        cell = self._port.cell = InlineCell(cell_seconds)
+        outcome: list[CellResult] = []
+
+        def body() -> None:
+            _owner.set(cell)
+            outcome.append(self._repl.run_cell(code, self._drive, self._cells))
+
+        notice, self._notice = self._notice, ""
+        try:
+            with anyio.move_on_after(cell_seconds) as scope:
+                await self._desk.bridge.run(body)
+        except BaseException:
+            self._notice = f"{notice}[The previous cell was cancelled: variables are kept.]"
+            raise
+        finally:
+            await self._end_tasks(cell)
+            self._port.cell = None
+        result = outcome[0]
+        # the threaded side cannot be stopped while it waits: its queries end at the cell's deadline, and then it does
+        late = scope.cancelled_caught or (not result.ok and cell.clock.wall_seconds >= cell_seconds)
+        stopped = f"cell_seconds={cell_seconds:g} passed" if late else ""
+        if not stopped and cell.refused >= REFUSALS_BEFORE_STOP:
+            stopped = f"{REFUSALS_BEFORE_STOP} refused queries"
+        return replace(
+            result,
+            status="timeout" if stopped else result.status,
+            cause=stopped or None,
+            queries=tuple(cell.records),
+            abandoned=cell.abandoned,
+            wall_seconds=cell.clock.wall_seconds,
+            compute_seconds=cell.clock.compute_seconds,
+            path=f"inline/{self._desk.side}",
+            notice=notice,
+        )
+
+    async def set(self, name: str, value: Any) -> None:
+        self._repl.set(name, value)
+
+    async def get(self, name: str) -> Any:
+        try:
+            return self._repl.get(name)
+        except KeyError:
+            raise UsageError(f"no variable {name!r} in this environment") from None
+
+    async def names(self) -> dict[str, str]:
+        return self._repl.names()
+
+    async def reset(self) -> None:
+        self._repl.reset()
+        self._set_variables()
+
+    async def aclose(self) -> None:
+        if self._open:
+            self._open = False
+            self._repl.close()
+            streams.uninstall()
+
+    def _set_variables(self) -> None:
+        for name, value in self._desk.variables.items():
+            self._repl.set(name, value)
+
+    def _drive(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        self._loop_used = True
+        if self._desk.side != "threaded":
+            return self._desk.bridge.drive(coroutine)
+        cell = self._port.cell
+        assert cell is not None
+        return self._desk.bridge.drive(_count_tasks(coroutine, cell))
+
+    async def _end_tasks(self, cell: InlineCell) -> None:
+        """Cancel what the cell left on the host's loop, and wait for it."""
+        if not self._loop_used or in_trio():  # under trio a cell has no nursery to leave a task in
+            return
+        current = asyncio.current_task()
+        tasks = {task for task in asyncio.all_tasks() if task is not current and _belongs(task, cell)}
+        if tasks:
+            cell.abandoned += len(tasks)
+            for task in tasks:
+                task.cancel()
+            with anyio.CancelScope(shield=True), anyio.move_on_after(_CLEANUP_SECONDS):
+                await asyncio.wait(tasks)
+            for task in tasks:
+                if task.done() and not task.cancelled():
+                    task.exception()  # seen: a failure during cleanup is nobody's news
+
+
+def _belongs(task: asyncio.Task[Any], cell: InlineCell) -> bool:
+    """Whether the cell, or a task of its, made this task: it then runs in a copy of the cell's context."""
+    if hasattr(task, "get_context"):
+        return task.get_context().get(_owner) is cell
+    # Python 3.11 has no such method; its task refers to its context all the same
+    contexts = [held for held in gc.get_referents(task) if isinstance(held, Context)]
+    return any(context.get(_owner) is cell for context in contexts)
+
+
+async def _count_tasks(coroutine: Coroutine[Any, Any, Any], cell: InlineCell) -> Any:
+    """Run a cell on the threaded side's own loop, which cancels at its end what is left there: count it."""
+    try:
+        return await coroutine
+    finally:
+        cell.abandoned += len(asyncio.all_tasks() - {asyncio.current_task()})

@@ -1,0 +1,176 @@
+"""The process sandbox: one worker for one environment, replaced when it is lost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import anyio
+
+from rlm.core.cell import CellResult
+from rlm.core.portable import decode_value
+from rlm.errors import SandboxError, UsageError, ValueNotPortable
+from rlm.sandbox.channel import Channel, open_pump
+from rlm.sandbox.conversation import Conversation
+from rlm.sandbox.desk import Desk
+from rlm.sandbox.launch import WorkerProcess, package_paths
+from rlm.sandbox.protocol import Frame, Header, ProtocolError
+from rlm.sandbox.values import pack_value
+
+_START_SECONDS = 30.0
+_REPLY_SECONDS = 60.0
+_BLOB_BYTES = 96 << 20  # a worker's largest honest frame: a group of prompts, or one portable value
+
+
+class ProcessSandbox:
+    """Runs cells in a worker process. What a worker had in its namespace ends with it."""
+
+    name = "process"
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._process: WorkerProcess | None = None
+        self._channel: Channel
+        self._cells = 0
+        self._replies = 0
+        self._notice = ""  # what the next result must say
+
+    async def open(self) -> None:
+        """Start the worker; raises `SandboxError` where none can be had."""
+        await self._ready()
+
+    async def run_cell(self, code: str, cell_seconds: float) -> CellResult:
+        process = await self._ready()
+        self._cells += 1
+        conversation = Conversation(process, self._channel, self._desk, self._cells, cell_seconds)
+        notice, self._notice = self._notice, ""
+        result: CellResult | None = None
+        try:
+            result = await conversation.run(code)
+        finally:
+            if conversation.lost:
+                await self._end_worker()
+            if result is None:
+                fate = "all variables are lost" if conversation.lost else "variables are kept"
+                self._notice = f"{notice}[The previous cell was cancelled: {fate}.]"
+            elif result.state_lost:
+                self._notice = f"[The previous cell was {result.status} ({result.cause}): all variables are lost.]"
+        return _noticed(result, notice)
+
+    async def set(self, name: str, value: Any) -> None:
+        await self._ready()
+        await self._set(name, value)
+
+    async def get(self, name: str) -> Any:
+        await self._ready()
+        return _value(await self._request({"t": "get", "name": name}))
+
+    async def names(self) -> dict[str, str]:
+        await self._ready()
+        names = _value(await self._request({"t": "names"}))
+        return {str(name): str(shown) for name, shown in dict(names).items()}
+
+    async def reset(self) -> None:
+        await self._ready()
+        await self._request({"t": "reset"})
+        await self._set_variables()
+
+    async def aclose(self) -> None:
+        await self._end_worker()
+
+    async def _end_worker(self) -> str:
+        process, self._process = self._process, None
+        return await process.end() if process is not None else ""
+
+    async def _ready(self) -> WorkerProcess:
+        if self._process is not None:
+            if not self._process.exited():
+                return self._process
+            how = await self._end_worker()
+            self._notice += f"[The worker ended between two cells ({how}): all variables are lost.]"
+        self._process = process = WorkerProcess()
+        self._channel = Channel(process.socket, _BLOB_BYTES + self._desk.limits.prompt_bytes)
+        try:
+            await self._request(self._settings(), seconds=_START_SECONDS)
+            await self._set_variables()
+        except BaseException:
+            await self._end_worker()
+            raise
+        return process
+
+    def _settings(self) -> Header:
+        desk = self._desk
+        return {
+            "t": "setup",
+            "output_chars": desk.limits.output_chars,
+            "prompt_bytes": desk.limits.prompt_bytes,
+            "memory_bytes": desk.limits.memory_bytes,
+            "max_tokens": desk.max_tokens,
+            "query_errors": desk.query_errors,
+            "tools": desk.tools.describe(),
+            "paths": package_paths(),
+        }
+
+    async def _set_variables(self) -> None:
+        for name, value in self._desk.variables.items():
+            await self._set(name, value)
+
+    async def _set(self, name: str, value: Any) -> None:
+        spec, blob = pack_value(value, name)
+        await self._request({"t": "set", "name": name, "v": spec}, [] if blob is None else [blob])
+
+    async def _request(
+        self, header: Header, parts: list[bytes] | None = None, seconds: float = _REPLY_SECONDS
+    ) -> Frame:
+        """One question outside a cell, and its reply. A worker that does not reply in time is given up."""
+        self._replies += 1
+        header["id"] = number = self._replies
+        reply: list[Frame] = []
+
+        def on_readable() -> None:
+            try:
+                # replies to questions whose asker was cancelled, and stray frames of ended cells, are dropped
+                reply.extend(f for f in self._channel.receive() if f.header.get("id") == number and _is_reply(f))
+            except (EOFError, ProtocolError):
+                pump.finish()
+            if reply:
+                pump.finish()
+
+        with anyio.move_on_after(seconds):
+            async with open_pump(self._channel, on_readable) as pump:
+                pump.send(header, parts)
+                await pump.wait()
+        if not reply:
+            how = await self._end_worker()
+            raise SandboxError(
+                f"the worker did not reply to {header['t']!r} within {seconds:g} s: it was ended ({how})"
+            )
+        _check(reply[0])
+        return reply[0]
+
+
+def _is_reply(frame: Frame) -> bool:
+    return frame.type in ("reply", "failed")
+
+
+def _check(frame: Frame) -> None:
+    if frame.type == "failed":
+        raise SandboxError(f"the worker could not start: {frame.header.get('text')}")
+    error = frame.header.get("error")
+    if not error:
+        return
+    if error[0] == "ValueNotPortable":
+        raise ValueNotPortable(str(error[1]), str(error[2]))
+    raise UsageError(str(frame.header.get("text")))
+
+
+def _value(frame: Frame) -> Any:
+    try:
+        parts = frame.parts()
+        return decode_value(frame.header["v"], parts[0] if parts else None)
+    except (ProtocolError, ValueError, LookupError) as error:
+        raise SandboxError(f"the worker sent no value: {error}") from error
+
+
+def _noticed(result: CellResult, notice: str) -> CellResult:
+    return replace(result, notice=notice) if notice else result

@@ -1,0 +1,102 @@
+"""Frames between a host and its worker: a small JSON header and a raw blob, each with a limit.
+
+A frame is `!IQ` (header bytes, blob bytes), the header (JSON, ASCII), the blob. A header's `b` lists the lengths of
+the parts that the blob is made of. Each frame's `t` is its type; calls carry a cell id and a call id.
+Sizes are checked before anything is stored; a reader never trusts what the other side announces.
+
+host -> worker                            worker -> host
+setup   id, limits, tools, paths          failed id, text: it cannot start
+cell    id; blob: source                  ask    cell, id, requests; blob: prompts
+answers id, answers; blob: texts          tool   cell, id, name, arguments
+value   id, value or error                drop   cell, id: the cell no longer waits for this call
+set, get, names, reset   id               reply  id, value or error
+                                          done   cell, outcome; blob: outputs
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+HEAD = struct.Struct("!IQ")
+MAX_HEADER_BYTES = 8 << 20
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+Header = dict[str, Any]
+
+
+class ProtocolError(Exception):
+    """The other side broke the protocol: its process cannot be used any more."""
+
+
+def pack(header: Header, parts: Sequence[bytes] = ()) -> bytes:
+    """One frame as bytes. The parts are copied once."""
+    if parts:
+        header["b"] = [len(part) for part in parts]
+    text = _encode(header).encode("ascii")
+    if len(text) > MAX_HEADER_BYTES:
+        raise ProtocolError(f"header of {len(text):,} bytes, at most {MAX_HEADER_BYTES:,} are allowed")
+    return b"".join((HEAD.pack(len(text), sum(map(len, parts))), text, *parts))
+
+
+class Frame:
+    """A received frame: `header` is a dict, `parts()` cuts the blob as the header's `b` says."""
+
+    __slots__ = ("blob", "header")
+
+    def __init__(self, header: Header, blob: bytes | bytearray) -> None:
+        self.header, self.blob = header, blob
+
+    @property
+    def type(self) -> Any:
+        """The frame's `t`."""
+        return self.header.get("t")
+
+    def parts(self) -> list[memoryview]:
+        """The parts of the blob. ProtocolError where the lengths do not add up."""
+        lengths = self.header.get("b", [])
+        if not isinstance(lengths, list) or not all(type(n) is int and n >= 0 for n in lengths):
+            raise ProtocolError("lengths of a blob's parts are not whole numbers")
+        if sum(lengths) != len(self.blob):
+            raise ProtocolError("a blob's parts do not add up to the blob")
+        view, start, parts = memoryview(self.blob), 0, []
+        for length in lengths:
+            parts.append(view[start : start + length])
+            start += length
+        return parts
+
+
+class FrameReader:
+    """Cuts a byte stream into frames. Holds at most one unfinished frame, and of it only what has arrived."""
+
+    def __init__(self, max_blob_bytes: int) -> None:
+        self._buffer = bytearray()
+        self._max_blob = max_blob_bytes
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Take what was received and yield every frame that is now complete."""
+        buffer = self._buffer
+        buffer += data
+        while len(buffer) >= HEAD.size:
+            header_size, blob_size = HEAD.unpack_from(buffer)
+            if header_size > MAX_HEADER_BYTES or blob_size > self._max_blob:
+                raise ProtocolError(f"frame of {header_size:,} + {blob_size:,} bytes is over the limit")
+            end = HEAD.size + header_size + blob_size
+            if len(buffer) < end:
+                return
+            header = _decode(bytes(buffer[HEAD.size : HEAD.size + header_size]))
+            blob = bytes(buffer[HEAD.size + header_size : end]) if blob_size else b""
+            del buffer[:end]
+            yield Frame(header, blob)
+
+
+def _decode(text: bytes) -> Header:
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:  # also integers of over 4300 digits
+        raise ProtocolError(f"header is not JSON ({type(error).__name__})") from None
+    if not isinstance(header, dict):
+        raise ProtocolError("header is not an object")
+    return header

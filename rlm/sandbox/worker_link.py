@@ -1,0 +1,231 @@
+"""The worker's end of the socket. It keeps no thread: whoever waits for an answer reads for all.
+
+One caller at a time holds the reading role and delivers every frame that arrives, to itself or to others. A blocked
+thread that gives the role up wakes another that still waits. An event loop with waiting coroutines watches the
+descriptor itself and reads when nobody else is doing so.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import os
+import select
+import socket
+import sys
+from collections import deque
+from typing import Any, Protocol
+
+from rlm.sandbox.protocol import Frame, FrameReader, Header, ProtocolError, pack
+from rlm.sandbox.worker_signals import Interrupts
+
+_RECEIVE_BYTES = 1 << 18
+
+
+class Waiting(Protocol):
+    """Someone who waits for one frame."""
+
+    done: bool
+
+    def deliver(self, frame: Frame | None) -> None:
+        """Hand over the frame; None where the call was given up (its cell has ended)."""
+
+    def wake(self) -> None:
+        """Someone should read, and nobody does."""
+
+
+class Blocked:
+    """A thread that waits. Its lock is made only when another thread holds the reading role."""
+
+    __slots__ = ("_lock", "done", "frame")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.frame: Frame | None = None
+        self._lock: Any = None
+
+    def deliver(self, frame: Frame | None) -> None:
+        self.frame, self.done = frame, True
+        self.wake()
+
+    def wake(self) -> None:
+        if self._lock is not None:
+            with contextlib.suppress(RuntimeError):  # already open: two threads may wake the same one
+                self._lock.release()
+
+    def prepare(self) -> None:
+        """Make the lock that `wake` opens. Whatever happens after this cannot be missed."""
+        if self._lock is None:
+            self._lock = _thread.allocate_lock()
+            self._lock.acquire()
+
+    def sleep(self) -> None:
+        self._lock.acquire()
+
+
+class Awaited:
+    """A coroutine that waits, on whichever loop and thread it runs."""
+
+    __slots__ = ("done", "future", "loop")
+
+    def __init__(self, loop: Any) -> None:
+        self.done = False
+        self.loop = loop
+        self.future = loop.create_future()
+
+    def deliver(self, frame: Frame | None) -> None:
+        self.done = True
+        try:
+            self.loop.call_soon_threadsafe(self._settle, frame)
+        except RuntimeError:  # that loop has closed: nobody waits there any more
+            return
+
+    def _settle(self, frame: Frame | None) -> None:
+        if not self.future.done():
+            self.future.set_result(frame)
+
+    def wake(self) -> None:
+        """Its loop watches the descriptor: nothing to do."""
+
+
+class Link:
+    """Frames to and from the host, for any number of threads and coroutines of the cell at once."""
+
+    def __init__(self, sock: socket.socket, interrupts: Interrupts, max_blob_bytes: int = 1 << 62) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._interrupts = interrupts
+        self._reader = FrameReader(max_blob_bytes)
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+        self._reading = _thread.allocate_lock()
+        self._sending = _thread.allocate_lock()
+        self._waiting: dict[int, Waiting] = {}
+        self._inbox: deque[Frame] = deque()
+        self._idle: Blocked | None = None  # the main thread, waiting for its next command
+        self._watched: dict[Any, int] = {}  # event loop -> how many of its coroutines wait
+
+    def send(self, header: Header, parts: list[bytes] | None = None) -> None:
+        """Write one frame whole. It cannot be interrupted: half a frame would end the worker."""
+        data = memoryview(pack(header, parts or ()))
+        with self._interrupts, self._sending:
+            while data:
+                try:
+                    data = data[self._socket.send(data) :]
+                except BlockingIOError:
+                    select.select((), (self._socket,), ())
+                except OSError:
+                    os._exit(0)  # the host has gone
+
+    def next_command(self) -> Frame:
+        """Wait for the host's next command. Main thread, between cells."""
+        while not self._inbox:
+            self._idle = waiting = Blocked()
+            if not self._inbox:
+                self._read_until(waiting)
+            self._idle = None
+        return self._inbox.popleft()
+
+    def call(self, number: int, header: Header, parts: list[bytes]) -> Frame | None:
+        """Send a call and block until its answer; None if the call was given up."""
+        waiting = Blocked()
+        self._waiting[number] = waiting
+        try:
+            self.send(header, parts)
+            self._read_until(waiting)
+        finally:
+            self._waiting.pop(number, None)
+        return waiting.frame
+
+    async def call_async(self, number: int, header: Header, parts: list[bytes]) -> Frame | None:
+        """Send a call and await its answer on the running loop; tells the host when it is cancelled."""
+        loop = sys.modules["asyncio"].get_running_loop()
+        waiting = Awaited(loop)
+        self._waiting[number] = waiting
+        self._watch(loop, 1)
+        answered = False
+        try:
+            self.send(header, parts)
+            frame: Frame | None = await waiting.future
+            answered = True
+        finally:
+            self._watch(loop, -1)
+            if self._waiting.pop(number, None) is not None and not answered:
+                self.send({"t": "drop", "cell": header["cell"], "id": number})
+        return frame
+
+    def give_up(self) -> int:
+        """End every call that still waits (its cell has ended). Returns how many there were."""
+        waiting = [self._waiting.pop(number) for number in list(self._waiting)]
+        for one in waiting:
+            one.deliver(None)
+        return len(waiting)
+
+    def _read_until(self, waiting: Blocked) -> None:
+        while not waiting.done:
+            if self._reading.acquire(blocking=False):
+                try:
+                    while not waiting.done:
+                        self._poll.poll()  # an interrupt may be raised here: nothing has been taken yet
+                        self._receive()
+                finally:
+                    self._leave()
+            else:
+                waiting.prepare()
+                if not waiting.done and self._reading.locked():
+                    waiting.sleep()
+
+    def _leave(self) -> None:
+        """Give the reading role up, to another thread that waits if there is one."""
+        self._reading.release()
+        if self._idle is not None and not self._idle.done:
+            self._idle.wake()
+            return
+        for waiting in list(self._waiting.values()):
+            if isinstance(waiting, Blocked) and not waiting.done:
+                waiting.wake()
+                return
+
+    def _receive(self) -> None:
+        with self._interrupts:
+            try:
+                data = self._socket.recv(_RECEIVE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                os._exit(0)  # the host has gone, and with it everything this process is for
+            try:
+                for frame in self._reader.feed(data):
+                    self._dispatch(frame)
+            except ProtocolError:
+                os._exit(70)
+
+    def _dispatch(self, frame: Frame) -> None:
+        if frame.type not in ("answers", "value"):
+            self._inbox.append(frame)
+            if self._idle is not None:
+                self._idle.deliver(None)
+            return
+        waiting = self._waiting.pop(frame.header["id"], None)
+        if waiting is not None:  # else: the answer to a call that nobody waits for any more
+            waiting.deliver(frame)
+
+    def _watch(self, loop: Any, change: int) -> None:
+        count = self._watched.get(loop, 0) + change
+        if count == 0:
+            del self._watched[loop]
+            loop.remove_reader(self._socket)
+        else:
+            if count == change:
+                loop.add_reader(self._socket, self._read_for_loop)
+            self._watched[loop] = count
+
+    def _read_for_loop(self) -> None:
+        # Level-triggered: if another thread is reading, this comes back until that thread has taken the bytes.
+        if self._reading.acquire(blocking=False):
+            try:
+                self._receive()
+            finally:
+                self._leave()

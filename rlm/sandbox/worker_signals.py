@@ -1,0 +1,69 @@
+"""The interrupt of a cell: SIGINT from the host, raised where it can do no harm.
+
+A `KeyboardInterrupt` must not fall between reading bytes and keeping them (the stream would lose its step), nor
+inside the event loop's own code. So it is held back while the link is at work, and turned into the cancellation of
+the cell's main task where the loop, and not the cell, is running.
+"""
+
+from __future__ import annotations
+
+import _thread
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+_ALL_SIGNALS = set(range(1, signal.NSIG))
+
+
+class Interrupts:
+    """Owner of SIGINT in the worker. Signal handlers run in the main thread only; so does all that is kept here."""
+
+    def __init__(self) -> None:
+        self._main = _thread.get_ident()
+        self._shields = 0
+        self._pending = False
+        self._running = False
+        self.main_task: Any = None  # the cell's asyncio task, while a cell with top-level await runs
+
+    def begin(self) -> None:
+        """A cell starts: undo what an earlier one did to signals, and listen."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALL_SIGNALS)
+        signal.signal(signal.SIGINT, self._on_interrupt)
+        self._pending = False
+        self._running = True
+
+    def end(self) -> None:
+        """A cell has ended: an interrupt that is still on its way means nothing any more."""
+        self._running = False
+        self._pending = False
+
+    def __enter__(self) -> None:
+        if _thread.get_ident() == self._main:
+            self._shields += 1
+
+    def __exit__(self, *_: object) -> None:
+        if _thread.get_ident() != self._main:
+            return
+        self._shields -= 1
+        if self._pending and not self._shields:
+            self._pending = False
+            if self._running:
+                raise KeyboardInterrupt
+
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        if not self._running:
+            return
+        if self._shields:
+            self._pending = True
+            return
+        task = self.main_task
+        if task is not None:
+            # Where the cell's code (or what it called) is being run, raising is safe: a task step takes it cleanly.
+            # Elsewhere the loop's own code or its select() is running: only a cancellation is safe there.
+            asyncio = sys.modules["asyncio"]
+            loop = task.get_loop()
+            if asyncio.current_task(loop) is None and loop.is_running():
+                loop.call_soon_threadsafe(task.cancel)
+                return
+        raise KeyboardInterrupt
