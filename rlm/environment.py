@@ -16,7 +16,7 @@ from rlm.core.events import CellFinished, CellStarted, Listener
 from rlm.core.limits import Limits
 from rlm.core.query import Answer, Request
 from rlm.core.waiting import current_loop_key
-from rlm.errors import LLMQueryError, QueryRefused, SandboxError, UsageError
+from rlm.errors import LLMQueryError, QueryRefused, UsageError
 from rlm.models.answerer import Answerer
 from rlm.models.base import Model
 from rlm.models.limit import ConcurrencyLimit
@@ -105,7 +105,6 @@ class AsyncRLMReplEnvironment:
         self._pid = os.getpid()
         self._loop: Any = None
         self._turn: anyio.Lock
-        self._scope: anyio.CancelScope | None = None
         self._opened = self._closed = False
 
     @property
@@ -137,13 +136,9 @@ class AsyncRLMReplEnvironment:
                 self._listener(CellStarted(self._depth, code))
             executing = _executing.set((*_executing.get(), id(self)))
             try:
-                with anyio.CancelScope() as self._scope:
-                    result = await self._sandbox.run_cell(code, seconds)
+                result = await self._sandbox.run_cell(code, seconds)
             finally:
                 _executing.reset(executing)
-                scope, self._scope = self._scope, None
-            if scope is not None and scope.cancelled_caught:
-                raise SandboxError("the environment was closed while this cell ran")
             if self._listener is not None:
                 self._listener(CellFinished(self._depth, result))
             return result
@@ -198,8 +193,7 @@ class AsyncRLMReplEnvironment:
         if self._closed or self._pid != os.getpid():
             return
         self._closed = True
-        if self._scope is not None:
-            self._scope.cancel()
+        self._sandbox.stop("the environment was closed")
         with anyio.CancelScope(shield=True):
             if self._opened:
                 async with self._turn:

@@ -40,8 +40,12 @@ class LoopThread(Generic[T]):
         )
 
     def start(self) -> None:
-        """Start the thread. Raises RuntimeError where the system gives no thread; `make` is then never called."""
-        self._thread.start()
+        """Start the thread. Raises RuntimeError where the system gives none; that is then in `future` too."""
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self.future.set_exception(error)
+            raise
 
     def cancel(self) -> None:
         """Cancel the coroutine in its loop. Does nothing once it has ended; before its start it never starts."""
@@ -51,11 +55,6 @@ class LoopThread(Generic[T]):
                 return
             with contextlib.suppress(RuntimeError):  # the loop has closed: the coroutine has ended
                 self._loop.call_soon_threadsafe(self._task.cancel)
-
-    def join(self, timeout_seconds: float) -> bool:
-        """Block until the thread has ended, at most so long. Whether it has."""
-        self._thread.join(timeout_seconds)
-        return not self._thread.is_alive()
 
     def _run(self) -> None:
         if self._on_thread is not None:

@@ -81,10 +81,10 @@ class PureAsyncBridge:
             raise BridgeRefused(CLOSED)
         if cell is None:
             raise BridgeRefused(FINALIZER if collecting_here() else choose_sentence(self._binding.thread))
-        if cell.stepping or collecting_here():
-            raise BridgeRefused(FINALIZER)
         if cell.task is not asyncio_task() or cell.trio_task is not trio_task():
             raise BridgeRefused(TASK)
+        if cell.stepping or collecting_here():
+            raise BridgeRefused(FINALIZER)
         if cell.loop is not self._binding.loop:  # a cell of another environment may call, but on the same loop
             raise BridgeRefused(OTHER_LOOP)
         if cell.closed:
@@ -98,7 +98,10 @@ class PureAsyncBridge:
 
 def _find_cell() -> Cell | None:
     """The innermost cell whose greenlet, or a greenlet it made, is running."""
-    here = getcurrent()
+    try:
+        here = getcurrent()
+    except RuntimeError:  # the interpreter is ending, and greenlet with it
+        return None
     while here is not None and type(here) is not Cell:
         here = here.parent
     return here

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_futures
 from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
@@ -45,7 +48,7 @@ class ThreadedBridge:
         self._binding = Binding()
         self._lock = threading.Lock()
         self._cell_threads: Counter[int] = Counter()
-        self._calls: dict[LoopThread[Any], None] = {}  # those that still run, in order of their start
+        self._calls: dict[Future[Any], LoopThread[Any]] = {}  # those that still run, in order of their start
 
     async def run(self, body: Callable[[], T]) -> T:
         """Call `body` here and now, in a copy of the context. The host's loop stands still until it returns.
@@ -92,8 +95,8 @@ class ThreadedBridge:
             return await make()
         self._binding.enter()
         call = LoopThread(make, self._end_loop)
-        self._start(call)
         try:
+            self._start(call)
             await _wait_end(call)
         except GeneratorExit:  # the coroutine is being closed: it can await no more
             call.cancel()
@@ -103,14 +106,21 @@ class ThreadedBridge:
             raise
         try:
             return call.future.result()
+        except asyncio.CancelledError:
+            if self._binding.closed:  # `aclose` cancelled it: this task is not cancelled
+                raise BridgeRefused(CLOSED) from None
+            raise
         finally:
             del call  # it holds what is raised, whose traceback holds this frame
 
     async def aclose(self) -> None:
-        """Refuse every later call, cancel those that still run, and wait at most 5 s for their threads to end."""
+        """Refuse every later call, cancel those that still run, and wait at most 5 s for their threads to end.
+
+        A `serve` that is cut short so raises `BridgeRefused`.
+        """
         self._binding.close()
         with self._lock:
-            calls = list(self._calls)
+            calls = list(self._calls.values())
         await self._end_calls(calls)
 
     async def _end_calls(self, calls: list[LoopThread[Any]]) -> None:
@@ -129,13 +139,13 @@ class ThreadedBridge:
             raise BridgeRefused(choose_sentence(self._binding.thread))
 
     def _block_on(self, call: LoopThread[T]) -> T:
-        self._start(call)
         try:
+            self._start(call)
             return call.future.result()
         except BaseException:
             if not call.future.done():  # this thread was interrupted: KeyboardInterrupt
                 self._cancel_since(call)
-                call.join(CLOSE_SECONDS)
+                wait_futures([call.future], CLOSE_SECONDS)
             raise
         finally:
             del call  # it holds what is raised, whose traceback holds this frame
@@ -143,23 +153,19 @@ class ThreadedBridge:
     def _cancel_since(self, call: LoopThread[Any]) -> None:
         """Cancel a call and those it started: its own loop may be blocked by one of them."""
         with self._lock:
-            calls = list(self._calls)
+            calls = list(self._calls.values())
         for later in calls[calls.index(call) :] if call in calls else ():
             later.cancel()
 
     def _start(self, call: LoopThread[Any]) -> None:
         with self._lock:
-            self._calls[call] = None
-        call.future.add_done_callback(lambda _: self._forget(call))
-        try:
-            call.start()
-        except BaseException:
-            self._forget(call)
-            raise
+            self._calls[call.future] = call
+        call.future.add_done_callback(self._forget)
+        call.start()
 
-    def _forget(self, call: LoopThread[Any]) -> None:
+    def _forget(self, future: Future[Any]) -> None:
         with self._lock:
-            self._calls.pop(call, None)
+            self._calls.pop(future, None)
 
     def _mark_thread(self, begins: bool) -> None:
         """Count this thread as one on which a cell runs, or no longer."""

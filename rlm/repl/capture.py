@@ -87,14 +87,20 @@ class CapturedText:
 
 
 class Capture:
-    """The stdout and stderr of one cell. `routers` are the streams that stood in `sys` when the cell began."""
+    """The stdout and stderr of one cell.
 
-    __slots__ = ("routers", "stderr", "stdout")
+    What stands in `sys`: `own` while code of the cell runs, `outside` else. `hosting` counts the host code that runs
+    in the cell's context.
+    """
+
+    __slots__ = ("hosting", "outside", "own", "stderr", "stdout")
 
     def __init__(self, limit: int) -> None:
         self.stdout = CapturedText(limit)
         self.stderr = CapturedText(limit)
-        self.routers: tuple[Any, Any] | None = None
+        self.own: tuple[Any, Any] | None = None
+        self.outside: tuple[Any, Any] | None = None
+        self.hosting = 0
 
 
 def make_nowhere() -> Capture:

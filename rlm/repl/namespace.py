@@ -73,10 +73,7 @@ class Namespace:
 
     def names(self) -> dict[str, str]:
         """Name -> `type: repr`, the repr cut at 120 characters."""
-        return {
-            name: f"{type(value).__name__}: {to_bounded_repr(value, _REPR_CHARS)}"
-            for name, value in self.user_items().items()
-        }
+        return {name: f"{type(value).__name__}: {_to_repr(value)}" for name, value in self.user_items().items()}
 
     def to_text(self) -> str:
         """The variables and their types in one line; names that begin with an underscore are left out."""
@@ -90,6 +87,15 @@ class Namespace:
 
         SHOW_VARS.__qualname__ = "SHOW_VARS"
         return SHOW_VARS
+
+
+def _to_repr(value: Any) -> str:
+    try:
+        return to_bounded_repr(value, _REPR_CHARS)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:  # noqa: BLE001 -- the host asks here: a cell's repr must not end the host
+        return f"<{type(value).__name__} object whose repr raised {type(exc).__name__}>"
 
 
 def make_builtins(refused_imports: Mapping[str, str], list_variables: Callable[[], str]) -> dict[str, Any]:

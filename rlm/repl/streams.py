@@ -1,8 +1,8 @@
 """`sys.stdout` and `sys.stderr` while cells run: each write goes to the cell in whose context it happens.
 
 A cell that replaces `sys.stdout` (`contextlib.redirect_stdout`) has its replacement until its end; it is put aside
-while host code runs in `host_side`. It is not put aside while the cell awaits something of its own, e.g.
-`asyncio.sleep`: other inline environments then print into it.
+while host code runs in `host_side`. Not covered: while an inline cell awaits something of its own, e.g.
+`asyncio.sleep`, its replacement stays in place for the host.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Router(io.TextIOBase):
 
     def flush(self) -> None:
         target = self.target()
-        if not isinstance(target, CapturedText):
+        # a wrapper that a cell put around us may outlive the real stream, and flushes when it is collected
+        if not isinstance(target, CapturedText) and not getattr(target, "closed", False):
             target.flush()
 
     def isatty(self) -> bool:
@@ -114,6 +115,9 @@ class ByteRouter(io.BufferedIOBase):
     def flush(self) -> None:
         self._router.flush()
 
+    def close(self) -> None:
+        """Nothing: as for the router."""
+
     def writable(self) -> bool:
         return True
 
@@ -149,7 +153,7 @@ def uninstall() -> None:
 
 
 class capturing:
-    """Inside, what this context prints goes to `capture`. At the end `sys` has its streams back."""
+    """Inside, what this context prints goes to `capture`. At the end `sys` has the streams that it had before."""
 
     __slots__ = ("_capture", "_token")
 
@@ -158,14 +162,14 @@ class capturing:
 
     def __enter__(self) -> None:
         install()
-        self._capture.routers = (sys.stdout, sys.stderr)
+        self._capture.outside = (sys.stdout, sys.stderr)
         self._token = _current.set(self._capture)
 
     def __exit__(self, *_: object) -> None:
         _reset(self._token)
-        if self._capture.routers is not None:
-            sys.stdout, sys.stderr = self._capture.routers
-            self._capture.routers = None
+        if self._capture.outside is not None:
+            sys.stdout, sys.stderr = self._capture.outside
+            self._capture.outside = None
         uninstall()
 
 
@@ -175,22 +179,31 @@ class host_side:
     Costs about 1 us. Does nothing where no cell is running.
     """
 
-    __slots__ = ("_aside", "_token")
+    __slots__ = ("_capture", "_token")
 
     def __enter__(self) -> None:
-        self._aside: tuple[Any, Any] | None = None
-        capture = _current.get()
+        self._capture = capture = _current.get()
         self._token = _current.set(None)
-        if capture is None or capture.routers is None:
+        if capture is None:
             return
-        if type(sys.stdout) is not Router or type(sys.stderr) is not Router:
-            self._aside = (sys.stdout, sys.stderr)
-            sys.stdout, sys.stderr = capture.routers
+        with _lock:
+            capture.hosting += 1
+            # the first of several at once (a batch of tasks) swaps, the last one swaps back
+            if capture.hosting == 1 and capture.outside is not None:
+                capture.own = (sys.stdout, sys.stderr)
+                sys.stdout, sys.stderr = capture.outside
 
     def __exit__(self, *_: object) -> None:
         _reset(self._token)
-        if self._aside is not None:
-            sys.stdout, sys.stderr = self._aside
+        capture = self._capture
+        if capture is None:
+            return
+        with _lock:
+            capture.hosting -= 1
+            # a cell that has ended meanwhile has given its streams back already
+            if not capture.hosting and capture.outside is not None and capture.own is not None:
+                capture.outside = (sys.stdout, sys.stderr)
+                sys.stdout, sys.stderr = capture.own
 
 
 def _reset(token: Token[Capture | None]) -> None:

@@ -11,6 +11,7 @@ class Sandbox(Protocol):
     """One lasting namespace. Calls come one at a time: the environment sees to that.
 
     name: `process` or `inline`.
+    stop: end the running cell soon, with what it has; harmless between cells.
     run_cell: run one cell within `cell_seconds`; cancelling the awaiting task stops the cell and its queries.
     set, get, names, reset: values of the namespace. `get` raises `UsageError` for an unknown name and
         `ValueNotPortable` for a value that cannot cross.
@@ -21,6 +22,8 @@ class Sandbox(Protocol):
     async def open(self) -> None: ...
 
     async def run_cell(self, code: str, cell_seconds: float) -> CellResult: ...
+
+    def stop(self, why: str) -> None: ...
 
     async def set(self, name: str, value: Any) -> None: ...
 

@@ -1,25 +1,13 @@
-"""The host's end of a worker's socket, and the two ways of waiting for it: asyncio's callbacks, or anyio tasks.
-
-asyncio is the lean one: a reader callback, non-blocking calls, timers. The other serves trio with the same interface.
-"""
+"""The host's end of a worker's socket: frames in, frames out, nothing that waits."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import math
 import socket
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, Protocol
+from collections.abc import Iterator
 
-import anyio
-import anyio.abc
-
-from rlm.core.waiting import in_trio
 from rlm.sandbox.protocol import Frame, FrameReader, Header, ProtocolError, pack
 
-_RECEIVE_BYTES = 1 << 18
-_WAITING_BYTES = 1 << 31  # of unsent data: more than any answer a worker may ask for at once
+_UNSENT_BYTES = 1 << 32  # more than anything a worker can ask for at once: beyond it the worker does not read
 
 
 class Channel:
@@ -27,6 +15,7 @@ class Channel:
 
     def __init__(self, sock: socket.socket, max_blob_bytes: int) -> None:
         self.socket = sock
+        self.fileno = sock.fileno()  # an int: selectors would build the repr of a socket at every registration
         self._reader = FrameReader(max_blob_bytes)
         self._unsent: list[memoryview] = []
 
@@ -34,24 +23,36 @@ class Channel:
         """Every frame that one read completes. EOFError at the end of the stream, ProtocolError for nonsense."""
         try:
             # recv, never recvmsg: descriptors that a worker sends along are dropped by the kernel
-            data = self.socket.recv(_RECEIVE_BYTES)
+            data = self.socket.recv(self._reader.wanted)
         except BlockingIOError:
-            return
+            return iter(())
         except OSError as error:
             raise EOFError from error
         if not data:
             raise EOFError
-        yield from self._reader.feed(data)
+        return self._reader.feed(data)
 
     def send(self, header: Header, parts: list[bytes] | None = None) -> bool:
         """Send a frame or keep its rest for `flush`. True if all has been taken."""
-        self._unsent.append(memoryview(pack(header, parts or ())))
-        if sum(map(len, self._unsent)) > _WAITING_BYTES:
+        data = pack(header, parts or ())
+        if not self._unsent:
+            try:
+                taken = self.socket.send(data)
+            except BlockingIOError:
+                taken = 0
+            except OSError:  # a dead worker takes everything: its end is seen when reading
+                return True
+            if taken == len(data):
+                return True
+            self._unsent.append(memoryview(data)[taken:])
+            return False
+        self._unsent.append(memoryview(data))
+        if sum(map(len, self._unsent)) > _UNSENT_BYTES:
             raise ProtocolError("the worker does not read what it asked for")
         return self.flush()
 
     def flush(self) -> bool:
-        """Send what waits; True if nothing is left. A dead worker takes everything: its end is seen when reading."""
+        """Send what waits; True if nothing is left."""
         unsent = self._unsent
         while unsent:
             try:
@@ -66,151 +67,3 @@ class Channel:
             else:
                 unsent[0] = unsent[0][taken:]
         return True
-
-
-class Cancellable(Protocol):
-    """A timer or a task that can be called off."""
-
-    def cancel(self) -> Any: ...
-
-
-class Pump(Protocol):
-    """Drives one exchange over a channel on the running event loop.
-
-    `on_readable` is called whenever bytes have arrived. `start` runs a coroutine beside it, `later` a function after
-    some seconds. `wait` returns after `finish`. Leaving `open_pump` cancels every coroutine started and waits for it.
-    """
-
-    def start(self, coroutine: Coroutine[Any, Any, None]) -> Cancellable: ...
-
-    def later(self, seconds: float, function: Callable[[], None]) -> Cancellable: ...
-
-    def send(self, header: Header, parts: list[bytes] | None = None) -> None: ...
-
-    def finish(self) -> None: ...
-
-    async def wait(self) -> None: ...
-
-
-def open_pump(channel: Channel, on_readable: Callable[[], None]) -> contextlib.AbstractAsyncContextManager[Pump]:
-    """The pump for the library that runs."""
-    return _TrioPump(channel, on_readable) if in_trio() else _AsyncioPump(channel, on_readable)
-
-
-class _AsyncioPump:
-    def __init__(self, channel: Channel, on_readable: Callable[[], None]) -> None:
-        self._channel = channel
-        self._on_readable = on_readable
-        self._loop = asyncio.get_running_loop()
-        self._finished: asyncio.Future[None] = self._loop.create_future()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._timers: list[asyncio.TimerHandle] = []
-        self._writing = False
-
-    async def __aenter__(self) -> _AsyncioPump:
-        # The handle keeps the caller's context: coroutines started from it see the caller's context variables.
-        self._loop.add_reader(self._channel.socket, self._on_readable)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._channel.socket.fileno() >= 0:
-            self._loop.remove_reader(self._channel.socket)
-            self._write(False)
-        for timer in self._timers:
-            timer.cancel()
-        while self._tasks:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.wait(self._tasks)
-
-    def start(self, coroutine: Coroutine[Any, Any, None]) -> Cancellable:
-        task = self._loop.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    def later(self, seconds: float, function: Callable[[], None]) -> Cancellable:
-        timer = self._loop.call_later(seconds, function)
-        self._timers.append(timer)
-        return timer
-
-    def send(self, header: Header, parts: list[bytes] | None = None) -> None:
-        if not self._channel.send(header, parts):
-            self._write(True)
-
-    def _write(self, wanted: bool) -> None:
-        if wanted != self._writing:
-            self._writing = wanted
-            if wanted:
-                self._loop.add_writer(self._channel.socket, self._flush)
-            else:
-                self._loop.remove_writer(self._channel.socket)
-
-    def _flush(self) -> None:
-        if self._channel.flush():
-            self._write(False)
-
-    def finish(self) -> None:
-        if not self._finished.done():
-            self._finished.set_result(None)
-
-    async def wait(self) -> None:
-        await self._finished
-
-
-class _TrioPump:
-    def __init__(self, channel: Channel, on_readable: Callable[[], None]) -> None:
-        self._channel = channel
-        self._on_readable = on_readable
-        self._group = anyio.create_task_group()
-        self._finished = anyio.Event()
-        self._unsent = anyio.Event()
-
-    async def __aenter__(self) -> _TrioPump:
-        await self._group.__aenter__()
-        self._group.start_soon(self._read)
-        self._group.start_soon(self._write)
-        return self
-
-    async def __aexit__(self, *exception: Any) -> None:
-        self._group.cancel_scope.cancel()
-        await self._group.__aexit__(*exception)
-
-    async def _read(self) -> None:
-        while not self._finished.is_set():
-            await anyio.wait_readable(self._channel.socket)
-            self._on_readable()
-
-    async def _write(self) -> None:
-        while True:
-            await self._unsent.wait()
-            await anyio.wait_writable(self._channel.socket)
-            if self._channel.flush():
-                self._unsent = anyio.Event()
-
-    def start(self, coroutine: Coroutine[Any, Any, None]) -> Cancellable:
-        scope = anyio.CancelScope()
-
-        async def run() -> None:
-            with scope:
-                await coroutine
-
-        self._group.start_soon(run)
-        return scope
-
-    def later(self, seconds: float, function: Callable[[], None]) -> Cancellable:
-        async def wait_and_call() -> None:
-            await anyio.sleep(seconds if seconds < 1e9 else math.inf)
-            function()
-
-        return self.start(wait_and_call())
-
-    def send(self, header: Header, parts: list[bytes] | None = None) -> None:
-        if not self._channel.send(header, parts):
-            self._unsent.set()
-
-    def finish(self) -> None:
-        self._finished.set()
-
-    async def wait(self) -> None:
-        await self._finished.wait()

@@ -14,12 +14,13 @@ import anyio
 from rlm.core.cell import CellResult
 from rlm.core.portable import decode_value
 from rlm.core.query import Answer, QueryRecord, Request
-from rlm.sandbox.channel import Cancellable, Channel, Pump, open_pump
+from rlm.sandbox.channel import Channel
 from rlm.sandbox.clock import CellClock
 from rlm.sandbox.desk import REFUSALS_BEFORE_STOP, Desk, refuse_all
 from rlm.sandbox.launch import WorkerProcess
 from rlm.sandbox.outcome import read_outcome
 from rlm.sandbox.protocol import Frame, ProtocolError
+from rlm.sandbox.pump import Cancellable, Exchange, make_pump
 from rlm.sandbox.values import pack_value
 
 _INTERRUPTS = 3
@@ -28,11 +29,27 @@ _CANCEL_SECONDS = 0.5
 _STRAY_FRAMES = 1000  # frames of earlier cells that are dropped before the worker counts as broken
 
 
+class Worker:
+    """A worker process with what is needed to talk to it."""
+
+    def __init__(self, max_blob_bytes: int) -> None:
+        """Start one; see `WorkerProcess`."""
+        self.process = WorkerProcess()
+        self.channel = Channel(self.process.socket, max_blob_bytes)
+        self.pump = make_pump(self.channel)
+
+    async def end(self) -> str:
+        """Kill the process if it lives and release everything; returns how it ended. Idempotent, not cancellable."""
+        self.pump.close()
+        return await self.process.end()
+
+
 class Conversation:
     """Runs one cell. `lost` says afterwards whether the worker had to be given up."""
 
-    def __init__(self, process: WorkerProcess, channel: Channel, desk: Desk, number: int, cell_seconds: float) -> None:
-        self._process, self._channel, self._desk, self._number = process, channel, desk, number
+    def __init__(self, worker: Worker, desk: Desk, number: int, cell_seconds: float) -> None:
+        self._worker, self._desk, self._number = worker, desk, number
+        self._process = worker.process
         self._cell_seconds = cell_seconds
         self._clock = CellClock()
         self._records: list[QueryRecord] = []
@@ -42,19 +59,20 @@ class Conversation:
         self._killed = False
         self._broken = ""  # what the worker did against the protocol
         self._done: Frame | None = None
-        self._pump: Pump
+        self._exchange: Exchange
         self.lost = False
 
     async def run(self, code: str) -> CellResult:
         """Send the cell, serve its calls, return its result."""
-        async with open_pump(self._channel, self._on_readable) as self._pump:
-            source = code.encode("utf-8", "backslashreplace")
-            self._pump.send({"t": "cell", "cell": self._number}, [source])
+        source = code.encode("utf-8", "backslashreplace")
+        async with self._worker.pump.exchange(self._on_readable) as self._exchange:
+            self._exchange.send({"t": "cell", "cell": self._number}, [source])
             limits = self._desk.limits
-            self._pump.later(self._cell_seconds, lambda: self._stop(f"cell_seconds={self._cell_seconds:g} passed"))
-            self._pump.later(limits.compute_seconds, self._check_compute)
+            self._exchange.later(self._cell_seconds, lambda: self.stop(f"cell_seconds={self._cell_seconds:g} passed"))
+            if limits.compute_seconds < self._cell_seconds:
+                self._exchange.later(limits.compute_seconds, self._check_compute)
             try:
-                await self._pump.wait()
+                await self._exchange.wait()
             except BaseException:
                 await self._give_up()
                 raise
@@ -62,14 +80,14 @@ class Conversation:
 
     def _on_readable(self) -> None:
         try:
-            for frame in self._channel.receive():
+            for frame in self._worker.channel.receive():
                 self._handle(frame)
         except EOFError:
-            self._pump.finish()
+            self._exchange.finish()
         except (ProtocolError, ValueError, TypeError, KeyError, LookupError) as error:
             self._broken = self._broken or f"{error}"
             self._process.kill()
-            self._pump.finish()
+            self._exchange.finish()
 
     def _handle(self, frame: Frame) -> None:
         if self._done is not None or frame.header.get("cell") != self._number:
@@ -86,7 +104,7 @@ class Conversation:
             self._call_off(frame.header["id"])
         elif kind == "done":
             self._done = frame
-            self._pump.finish()
+            self._exchange.finish()
         else:
             raise ProtocolError(f"unknown type of frame {str(kind)[:40]!r}")
 
@@ -110,7 +128,7 @@ class Conversation:
     def _start(self, call: int, work: Coroutine[Any, Any, None]) -> None:
         self._clock.wait_begins()
         self._calls[call] = None  # an eager task may have ended when `start` returns
-        task = self._pump.start(work)
+        task = self._exchange.start(work)
         if call in self._calls:
             self._calls[call] = task
 
@@ -143,9 +161,9 @@ class Conversation:
                 one["e"] = [answer.error.kind, answer.error.message, answer.error.attempts]
             known.append(one)
         texts = [answer.encode("utf-8", "backslashreplace") for answer in answers]
-        self._pump.send({"t": "answers", "id": call, "a": known}, texts)
+        self._exchange.send({"t": "answers", "id": call, "a": known}, texts)
         if self._refused >= REFUSALS_BEFORE_STOP:
-            self._stop(f"{REFUSALS_BEFORE_STOP} refused queries")
+            self.stop(f"{REFUSALS_BEFORE_STOP} refused queries")
 
     def _tool(self, frame: Frame) -> None:
         call = self._new_call(frame)
@@ -162,10 +180,10 @@ class Conversation:
         try:
             value = await self._desk.tools.call(name, args, kwargs)
             spec, blob = pack_value(value)
-            self._pump.send({"t": "value", "id": call, "v": spec}, [] if blob is None else [blob])
+            self._exchange.send({"t": "value", "id": call, "v": spec}, [] if blob is None else [blob])
         except Exception as error:  # noqa: BLE001 -- a tool may raise anything; the cell is told
             told = [type(error).__name__, str(error)[:2000]]
-            self._pump.send({"t": "value", "id": call, "error": told})
+            self._exchange.send({"t": "value", "id": call, "error": told})
         finally:
             self._call_ended(call)
 
@@ -184,12 +202,12 @@ class Conversation:
     def _check_compute(self) -> None:
         left = self._desk.limits.compute_seconds - self._clock.compute_seconds
         if left <= 0.001:
-            self._stop(f"compute_seconds={self._desk.limits.compute_seconds:g} passed")
+            self.stop(f"compute_seconds={self._desk.limits.compute_seconds:g} passed")
         else:
             # while the cell waits the clock stands still: look again, but not all the time
-            self._pump.later(max(left, 0.05), self._check_compute)
+            self._exchange.later(max(left, 0.05), self._check_compute)
 
-    def _stop(self, why: str) -> None:
+    def stop(self, why: str) -> None:
         """Interrupt the cell, again and again, then kill the worker. Its open calls are called off at once."""
         if self._stopping or self._done is not None:
             return
@@ -203,7 +221,8 @@ class Conversation:
             return
         if times:
             self._process.interrupt()
-            self._pump.later(_GRACE_SECONDS, lambda: self._interrupt(times - 1))
+            self._exchange.send({"t": "wake"})  # it may be blocked reading, where an interrupt has to wait for a frame
+            self._exchange.later(_GRACE_SECONDS, lambda: self._interrupt(times - 1))
         else:
             self._killed = True
             self._process.kill()
@@ -214,11 +233,13 @@ class Conversation:
 
     async def _give_up(self) -> None:
         """The caller was cancelled: let the worker acknowledge within half a second, which keeps its state."""
-        with anyio.CancelScope(shield=True):
-            self._stop("cancelled by the host")
-            with anyio.move_on_after(_CANCEL_SECONDS):
-                await self._pump.wait()
-        self.lost = self._done is None
+        try:
+            with anyio.CancelScope(shield=True):
+                self.stop("cancelled by the host")
+                with anyio.move_on_after(_CANCEL_SECONDS):
+                    await self._exchange.wait()
+        finally:
+            self.lost = self._done is None or bool(self._broken)
 
     async def _result(self) -> CellResult:
         path = f"process/{self._desk.side}"
@@ -232,7 +253,7 @@ class Conversation:
             except (ProtocolError, ValueError, TypeError, LookupError) as error:
                 self._broken = f"{error}"
         self.lost = True
-        ended = await self._process.end()
+        ended = await self._worker.end()
         if self._broken:
             return CellResult(status="crashed", cause=f"protocol: {self._broken}", **common)
         if self._killed or self._stopping:

@@ -42,6 +42,8 @@ class InlineCell:
         self.cell_seconds = cell_seconds
         self.records: list[QueryRecord] = []
         self.asked = self.refused = self.abandoned = 0
+        self.scope: anyio.CancelScope | None = None
+        self.stopped = ""  # why the cell was stopped, where it was
 
 
 class InlinePort:
@@ -150,6 +152,7 @@ class InlineSandbox:
         notice, self._notice = self._notice, ""
         try:
             with anyio.move_on_after(cell_seconds) as scope:
+                cell.scope = scope
                 await self._desk.bridge.run(body)
         except BaseException:
             self._notice = f"{notice}[The previous cell was cancelled: variables are kept.]"
@@ -160,7 +163,7 @@ class InlineSandbox:
         result = outcome[0]
         # the threaded side cannot be stopped while it waits: its queries end at the cell's deadline, and then it does
         late = scope.cancelled_caught or (not result.ok and cell.clock.wall_seconds >= cell_seconds)
-        stopped = f"cell_seconds={cell_seconds:g} passed" if late else ""
+        stopped = cell.stopped or (f"cell_seconds={cell_seconds:g} passed" if late else "")
         if not stopped and cell.refused >= REFUSALS_BEFORE_STOP:
             stopped = f"{REFUSALS_BEFORE_STOP} refused queries"
         return replace(
@@ -174,6 +177,12 @@ class InlineSandbox:
             path=f"inline/{self._desk.side}",
             notice=notice,
         )
+
+    def stop(self, why: str) -> None:
+        cell = self._port.cell
+        if cell is not None and cell.scope is not None:
+            cell.stopped = why
+            cell.scope.cancel()
 
     async def set(self, name: str, value: Any) -> None:
         self._repl.set(name, value)

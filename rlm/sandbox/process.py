@@ -10,10 +10,9 @@ import anyio
 from rlm.core.cell import CellResult
 from rlm.core.portable import decode_value
 from rlm.errors import SandboxError, UsageError, ValueNotPortable
-from rlm.sandbox.channel import Channel, open_pump
-from rlm.sandbox.conversation import Conversation
+from rlm.sandbox.conversation import Conversation, Worker
 from rlm.sandbox.desk import Desk
-from rlm.sandbox.launch import WorkerProcess, package_paths
+from rlm.sandbox.launch import package_paths
 from rlm.sandbox.protocol import Frame, Header, ProtocolError
 from rlm.sandbox.values import pack_value
 
@@ -29,8 +28,8 @@ class ProcessSandbox:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._process: WorkerProcess | None = None
-        self._channel: Channel
+        self._worker: Worker | None = None
+        self._running: Conversation | None = None
         self._cells = 0
         self._replies = 0
         self._notice = ""  # what the next result must say
@@ -40,14 +39,15 @@ class ProcessSandbox:
         await self._ready()
 
     async def run_cell(self, code: str, cell_seconds: float) -> CellResult:
-        process = await self._ready()
+        worker = await self._ready()
         self._cells += 1
-        conversation = Conversation(process, self._channel, self._desk, self._cells, cell_seconds)
+        self._running = conversation = Conversation(worker, self._desk, self._cells, cell_seconds)
         notice, self._notice = self._notice, ""
         result: CellResult | None = None
         try:
             result = await conversation.run(code)
         finally:
+            self._running = None
             if conversation.lost:
                 await self._end_worker()
             if result is None:
@@ -78,25 +78,28 @@ class ProcessSandbox:
     async def aclose(self) -> None:
         await self._end_worker()
 
-    async def _end_worker(self) -> str:
-        process, self._process = self._process, None
-        return await process.end() if process is not None else ""
+    def stop(self, why: str) -> None:
+        if self._running is not None:
+            self._running.stop(why)
 
-    async def _ready(self) -> WorkerProcess:
-        if self._process is not None:
-            if not self._process.exited():
-                return self._process
+    async def _end_worker(self) -> str:
+        worker, self._worker = self._worker, None
+        return await worker.end() if worker is not None else ""
+
+    async def _ready(self) -> Worker:
+        if self._worker is not None:
+            if not self._worker.process.exited():
+                return self._worker
             how = await self._end_worker()
             self._notice += f"[The worker ended between two cells ({how}): all variables are lost.]"
-        self._process = process = WorkerProcess()
-        self._channel = Channel(process.socket, _BLOB_BYTES + self._desk.limits.prompt_bytes)
+        self._worker = worker = Worker(_BLOB_BYTES + self._desk.limits.prompt_bytes)
         try:
             await self._request(self._settings(), seconds=_START_SECONDS)
             await self._set_variables()
         except BaseException:
             await self._end_worker()
             raise
-        return process
+        return worker
 
     def _settings(self) -> Header:
         desk = self._desk
@@ -123,6 +126,8 @@ class ProcessSandbox:
         self, header: Header, parts: list[bytes] | None = None, seconds: float = _REPLY_SECONDS
     ) -> Frame:
         """One question outside a cell, and its reply. A worker that does not reply in time is given up."""
+        assert self._worker is not None  # every caller has made it ready
+        channel = self._worker.channel
         self._replies += 1
         header["id"] = number = self._replies
         reply: list[Frame] = []
@@ -130,16 +135,16 @@ class ProcessSandbox:
         def on_readable() -> None:
             try:
                 # replies to questions whose asker was cancelled, and stray frames of ended cells, are dropped
-                reply.extend(f for f in self._channel.receive() if f.header.get("id") == number and _is_reply(f))
+                reply.extend(f for f in channel.receive() if f.header.get("id") == number and _is_reply(f))
             except (EOFError, ProtocolError):
-                pump.finish()
+                exchange.finish()
             if reply:
-                pump.finish()
+                exchange.finish()
 
         with anyio.move_on_after(seconds):
-            async with open_pump(self._channel, on_readable) as pump:
-                pump.send(header, parts)
-                await pump.wait()
+            async with self._worker.pump.exchange(on_readable) as exchange:
+                exchange.send(header, parts)
+                await exchange.wait()
         if not reply:
             how = await self._end_worker()
             raise SandboxError(

@@ -9,6 +9,7 @@ setup   id, limits, tools, paths          failed id, text: it cannot start
 cell    id; blob: source                  ask    cell, id, requests; blob: prompts
 answers id, answers; blob: texts          tool   cell, id, name, arguments
 value   id, value or error                drop   cell, id: the cell no longer waits for this call
+wake    (after an interrupt)
 set, get, names, reset   id               reply  id, value or error
                                           done   cell, outcome; blob: outputs
 """
@@ -22,6 +23,7 @@ from typing import Any
 
 HEAD = struct.Struct("!IQ")
 MAX_HEADER_BYTES = 8 << 20
+_parse = json.JSONDecoder().decode
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 Header = dict[str, Any]
@@ -68,16 +70,30 @@ class Frame:
         return parts
 
 
+_SMALL_READ = 1 << 16  # a buffer of 128 KiB or more costs malloc an mmap and an munmap for every read
+_LARGE_READ = 1 << 20
+
+
 class FrameReader:
     """Cuts a byte stream into frames. Holds at most one unfinished frame, and of it only what has arrived."""
 
     def __init__(self, max_blob_bytes: int) -> None:
         self._buffer = bytearray()
         self._max_blob = max_blob_bytes
+        self.wanted = _SMALL_READ
+        """How many bytes the next read should ask for."""
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Take what was received and yield every frame that is now complete."""
+        self.wanted = _LARGE_READ if len(data) >= _SMALL_READ else _SMALL_READ
         buffer = self._buffer
+        if not buffer and len(data) >= HEAD.size:
+            # nearly always: one read brings one whole frame, which needs no copy into a buffer
+            header_size, blob_size = HEAD.unpack_from(data)
+            if HEAD.size + header_size + blob_size == len(data) and header_size <= MAX_HEADER_BYTES:
+                end = HEAD.size + header_size
+                yield Frame(_decode(data[HEAD.size : end]), data[end:])
+                return
         buffer += data
         while len(buffer) >= HEAD.size:
             header_size, blob_size = HEAD.unpack_from(buffer)
@@ -94,7 +110,7 @@ class FrameReader:
 
 def _decode(text: bytes) -> Header:
     try:
-        header = json.loads(text)
+        header = _parse(str(text, "ascii"))
     except (ValueError, RecursionError) as error:  # also integers of over 4300 digits
         raise ProtocolError(f"header is not JSON ({type(error).__name__})") from None
     if not isinstance(header, dict):

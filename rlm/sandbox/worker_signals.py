@@ -7,13 +7,13 @@ the cell's main task where the loop, and not the cell, is running.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` wraps each call in enum conversions: 30 us a cell
 import _thread
-import signal
 import sys
 from types import FrameType
 from typing import Any
 
-_ALL_SIGNALS = set(range(1, signal.NSIG))
+_ALL_SIGNALS = range(1, _signal.NSIG)
 
 
 class Interrupts:
@@ -28,8 +28,9 @@ class Interrupts:
 
     def begin(self) -> None:
         """A cell starts: undo what an earlier one did to signals, and listen."""
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALL_SIGNALS)
-        signal.signal(signal.SIGINT, self._on_interrupt)
+        if _signal.pthread_sigmask(_signal.SIG_BLOCK, ()):
+            _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _ALL_SIGNALS)
+        _signal.signal(_signal.SIGINT, self._on_interrupt)
         self._pending = False
         self._running = True
 

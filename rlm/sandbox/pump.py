@@ -1,0 +1,241 @@
+"""Waiting for a worker's socket on the running event loop: by asyncio's callbacks, or by anyio tasks for trio.
+
+asyncio's is the lean one: one reader callback for the life of the worker, non-blocking calls, timers, a task a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+import anyio
+
+from rlm.core.waiting import in_trio
+from rlm.sandbox.channel import Channel
+from rlm.sandbox.protocol import Header, ProtocolError
+
+# a task's first step at once: saves a pass of the loop for each call
+_EAGER: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
+
+
+class Cancellable(Protocol):
+    """A timer or a task that can be called off."""
+
+    def cancel(self) -> Any: ...
+
+
+class Exchange(Protocol):
+    """One question and all that belongs to it, e.g. a cell and its queries; an async context manager.
+
+    start: run a coroutine beside it, in a copy of the opener's context. later: call a function after some seconds.
+    wait: return after `finish`; may be awaited again after it was cancelled. Leaving cancels every coroutine that was
+    started and waits for its end.
+    """
+
+    async def __aenter__(self) -> Exchange: ...
+
+    async def __aexit__(self, *exception: Any) -> None: ...
+
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> Cancellable: ...
+
+    def later(self, seconds: float, function: Callable[[], None]) -> Cancellable: ...
+
+    def send(self, header: Header, parts: list[bytes] | None = None) -> None: ...
+
+    def finish(self) -> None: ...
+
+    async def wait(self) -> None: ...
+
+
+class Pump(Protocol):
+    """Moves one worker's frames for as long as the worker lives. `close` before the socket is closed."""
+
+    def exchange(self, on_readable: Callable[[], None]) -> Exchange:
+        """Open an exchange: `on_readable` is called when bytes have arrived. One at a time."""
+
+    def close(self) -> None: ...
+
+
+def make_pump(channel: Channel) -> Pump:
+    """The pump for the library that runs."""
+    return _TrioPump(channel) if in_trio() else _AsyncioPump(channel)
+
+
+class _AsyncioPump:
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._loop = asyncio.get_running_loop()
+        self._reading = self._writing = False
+        self._on_readable = self._drop
+        self._watch(True)
+
+    def exchange(self, on_readable: Callable[[], None]) -> _AsyncioExchange:
+        self._on_readable = on_readable
+        self._watch(True)
+        return _AsyncioExchange(self, self._loop)
+
+    def idle(self) -> None:
+        self._on_readable = self._drop
+
+    def close(self) -> None:
+        self._watch(False)
+        self._write(False)
+
+    def send(self, header: Header, parts: list[bytes] | None = None) -> None:
+        if not self._channel.send(header, parts):
+            self._write(True)
+
+    def _readable(self) -> None:
+        self._on_readable()
+
+    def _drop(self) -> None:
+        # Between exchanges a worker has nothing to say: read and forget. At its end stop watching, or the loop would
+        # be called for ever; the next exchange finds the end again.
+        try:
+            for _ in self._channel.receive():
+                pass
+        except (EOFError, ProtocolError):
+            self._watch(False)
+
+    def _watch(self, wanted: bool) -> None:
+        if wanted != self._reading:
+            self._reading = wanted
+            if wanted:
+                self._loop.add_reader(self._channel.fileno, self._readable)
+            else:
+                self._loop.remove_reader(self._channel.fileno)
+
+    def _write(self, wanted: bool) -> None:
+        if wanted != self._writing:
+            self._writing = wanted
+            if wanted:
+                self._loop.add_writer(self._channel.fileno, self._flush)
+            else:
+                self._loop.remove_writer(self._channel.fileno)
+
+    def _flush(self) -> None:
+        if self._channel.flush():
+            self._write(False)
+
+
+class _AsyncioExchange:
+    def __init__(self, pump: _AsyncioPump, loop: asyncio.AbstractEventLoop) -> None:
+        self._pump = pump
+        self._loop = loop
+        self._context = contextvars.copy_context()
+        self._over = False
+        self._finished: asyncio.Future[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timers: list[asyncio.TimerHandle] = []
+        self.send = pump.send
+
+    async def __aenter__(self) -> _AsyncioExchange:
+        return self
+
+    async def __aexit__(self, *exception: Any) -> None:
+        self._pump.idle()
+        for timer in self._timers:
+            timer.cancel()
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
+
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> Cancellable:
+        task = asyncio.Task(coroutine, loop=self._loop, context=self._context.copy(), **_EAGER)
+        if not task.done():
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return task
+
+    def later(self, seconds: float, function: Callable[[], None]) -> Cancellable:
+        timer = self._loop.call_later(seconds, function)
+        self._timers.append(timer)
+        return timer
+
+    def finish(self) -> None:
+        self._over = True
+        if self._finished is not None and not self._finished.done():
+            self._finished.set_result(None)
+
+    async def wait(self) -> None:
+        if not self._over:
+            # a new future each time: cancelling the waiting task cancels the one it waits for
+            self._finished = self._loop.create_future()
+            await self._finished
+
+
+class _TrioPump:
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def exchange(self, on_readable: Callable[[], None]) -> _TrioExchange:
+        return _TrioExchange(self._channel, on_readable)
+
+    def close(self) -> None:
+        """Nothing lasts longer than an exchange."""
+
+
+class _TrioExchange:
+    def __init__(self, channel: Channel, on_readable: Callable[[], None]) -> None:
+        self._channel = channel
+        self._on_readable = on_readable
+        self._group = anyio.create_task_group()
+        self._finished = anyio.Event()
+        self._unsent = anyio.Event()
+
+    async def __aenter__(self) -> _TrioExchange:
+        await self._group.__aenter__()
+        self._group.start_soon(self._read)
+        self._group.start_soon(self._write)
+        return self
+
+    async def __aexit__(self, *exception: Any) -> None:
+        self._group.cancel_scope.cancel()
+        try:
+            await self._group.__aexit__(*exception)
+        except BaseExceptionGroup:
+            if exception[1] is None:  # else the group has wrapped what left its body, which goes on by itself
+                raise
+
+    async def _read(self) -> None:
+        while not self._finished.is_set():
+            await anyio.wait_readable(self._channel.fileno)
+            self._on_readable()
+
+    async def _write(self) -> None:
+        while True:
+            await self._unsent.wait()
+            await anyio.wait_writable(self._channel.fileno)
+            if self._channel.flush():
+                self._unsent = anyio.Event()
+
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> Cancellable:
+        scope = anyio.CancelScope()
+
+        async def run() -> None:
+            with scope:
+                await coroutine
+
+        self._group.start_soon(run)
+        return scope
+
+    def later(self, seconds: float, function: Callable[[], None]) -> Cancellable:
+        async def wait_and_call() -> None:
+            await anyio.sleep(seconds)
+            function()
+
+        return self.start(wait_and_call())
+
+    def send(self, header: Header, parts: list[bytes] | None = None) -> None:
+        if not self._channel.send(header, parts):
+            self._unsent.set()
+
+    def finish(self) -> None:
+        self._finished.set()
+
+    async def wait(self) -> None:
+        await self._finished.wait()
