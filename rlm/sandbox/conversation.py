@@ -134,7 +134,8 @@ class Conversation:
 
     async def _answer(self, call: int, requests: Sequence[Request]) -> None:
         desk = self._desk
-        left = self._cell_seconds - self._clock.wall_seconds
+        # the cell is stopped at its deadline from here, which must not race with the query's own
+        left = self._cell_seconds - self._clock.wall_seconds + _GRACE_SECONDS
         try:
             answers = await desk.bridge.serve(
                 lambda: desk.answerer.answer_batch(requests, seconds_left=left, records=self._records)
@@ -243,7 +244,7 @@ class Conversation:
 
     async def _result(self) -> CellResult:
         path = f"process/{self._desk.side}"
-        wall, compute = self._clock.wall_seconds, self._clock.compute_seconds
+        compute, wall = self._clock.compute_seconds, self._clock.wall_seconds
         common: dict[str, Any] = {
             "queries": tuple(self._records), "wall_seconds": wall, "compute_seconds": compute, "path": path
         }  # fmt: skip

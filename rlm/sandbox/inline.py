@@ -30,6 +30,7 @@ _REFUSED_IMPORTS = {
     "nest_asyncio2": "it would patch the host's event loop; use `await` or llm_batch_query, or sandbox='process'",
 }
 _CLEANUP_SECONDS = 1.0
+_MARGIN_SECONDS = 1.0
 _LOOP_WORDS = re.compile("asyncio|loop|task", re.IGNORECASE)
 _owner: ContextVar[object] = ContextVar("rlm_cell_owner", default=None)
 
@@ -75,8 +76,10 @@ class InlinePort:
         else:
             cell.clock.wait_begins()
             try:
+                left = cell.cell_seconds - cell.clock.wall_seconds
+                if self._desk.side != "threaded":
+                    left += _MARGIN_SECONDS  # the cell is stopped from outside: its own clock comes first
                 with _HostSide():
-                    left = cell.cell_seconds - cell.clock.wall_seconds
                     answers = await self._desk.answerer.answer_batch(requests, seconds_left=left, records=cell.records)
             finally:
                 cell.clock.wait_ends()
@@ -84,6 +87,9 @@ class InlinePort:
             cell.refused += 1
             if cell.refused >= REFUSALS_BEFORE_STOP:
                 raise KeyboardInterrupt(f"stopped: {REFUSALS_BEFORE_STOP} refused queries")
+        if cell.clock.wall_seconds >= cell.cell_seconds:
+            # the threaded side has no other moment in which a cell can be stopped
+            raise KeyboardInterrupt(f"stopped: cell_seconds={cell.cell_seconds:g} passed")
         return answers
 
     async def _run_tool(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -172,8 +178,8 @@ class InlineSandbox:
             cause=stopped or None,
             queries=tuple(cell.records),
             abandoned=cell.abandoned,
-            wall_seconds=cell.clock.wall_seconds,
             compute_seconds=cell.clock.compute_seconds,
+            wall_seconds=cell.clock.wall_seconds,
             path=f"inline/{self._desk.side}",
             notice=notice,
         )

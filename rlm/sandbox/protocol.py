@@ -90,7 +90,8 @@ class FrameReader:
         if not buffer and len(data) >= HEAD.size:
             # nearly always: one read brings one whole frame, which needs no copy into a buffer
             header_size, blob_size = HEAD.unpack_from(data)
-            if HEAD.size + header_size + blob_size == len(data) and header_size <= MAX_HEADER_BYTES:
+            whole = HEAD.size + header_size + blob_size == len(data)
+            if whole and header_size <= MAX_HEADER_BYTES and blob_size <= self._max_blob:
                 end = HEAD.size + header_size
                 yield Frame(_decode(data[HEAD.size : end]), data[end:])
                 return

@@ -14,7 +14,6 @@ import sys
 if __name__ == "__main__":  # started by path: the package is found beside it, and only while we import
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-import contextlib
 import socket
 import traceback
 from collections.abc import Coroutine
@@ -25,12 +24,14 @@ from rlm.core.portable import encode_value
 from rlm.errors import RLMError, UsageError, ValueNotPortable
 from rlm.repl import streams
 from rlm.repl.repl import Repl
+from rlm.repl.text import to_bounded_repr
 from rlm.sandbox.protocol import Frame, Header
 from rlm.sandbox.worker_link import Link
 from rlm.sandbox.worker_port import CellThreads, WorkerPort, received_value
 from rlm.sandbox.worker_signals import Interrupts
 
 _CLEANUP_SECONDS = 1.0
+_REPR_CHARS = 1 << 20
 
 
 class Worker:
@@ -51,6 +52,8 @@ class Worker:
             tools=settings["tools"],
             as_main=True,
         )
+        self._cleaning = False
+        interrupts.may_raise = lambda: self._repl.running or self._cleaning
         streams.install(fallback=lambda: self._repl.capture if self._threads.current() else None)
 
     def serve(self) -> None:
@@ -70,14 +73,11 @@ class Worker:
         number = frame.header["cell"]
         self._threads.begin(number)
         self._interrupts.begin()
-        abandoned = 0
+        result = self._repl.run_cell(str(frame.blob, "utf-8", "backslashreplace"), self._drive, number)
         try:
-            result = self._repl.run_cell(str(frame.blob, "utf-8", "backslashreplace"), self._drive, number)
             abandoned = self._cancel_tasks()
-        except KeyboardInterrupt:  # in the few lines around the cell; inside it, the REPL has taken it as data
-            result = CellResult(status="error", notice="interrupted")
-        finally:
-            self._interrupts.end()
+        except KeyboardInterrupt:  # at the very edge of the cleanup
+            abandoned = 0
         self._threads.end()
         abandoned += self._link.give_up()
         header, parts = _outcome(result)
@@ -94,7 +94,9 @@ class Worker:
         try:
             return self._loop.run_until_complete(task)
         except asyncio.CancelledError:
-            raise KeyboardInterrupt from None
+            if self._interrupts.task_cancelled:
+                raise KeyboardInterrupt from None
+            raise
         finally:
             self._interrupts.main_task = None
 
@@ -108,7 +110,13 @@ class Worker:
         if tasks:
             for task in tasks:
                 task.cancel()
-            self._loop.run_until_complete(asyncio.wait(tasks, timeout=_CLEANUP_SECONDS))
+            self._cleaning = True
+            try:
+                self._loop.run_until_complete(asyncio.wait(tasks, timeout=_CLEANUP_SECONDS))
+            except (KeyboardInterrupt, SystemExit):
+                return len(tasks)  # interrupted, or its own way out: cleanup has had its chance
+            finally:
+                self._cleaning = False
             for task in tasks:
                 if task.done() and not task.cancelled():
                     task.exception()  # seen: a failure during cleanup is nobody's news
@@ -165,11 +173,7 @@ def _portable_final(final: Final) -> tuple[Header, bytes | None]:
     try:
         return encode_value(final.value, "final")
     except ValueNotPortable:
-        try:
-            shown = repr(final.value)
-        except Exception as error:  # noqa: BLE001 -- a repr is the cell's own code
-            shown = f"<{type(final.value).__name__} whose repr raised {type(error).__name__}>"
-        spec, blob = encode_value(shown[: 1 << 20], "final")
+        spec, blob = encode_value(to_bounded_repr(final.value, _REPR_CHARS), "final")
         return {**spec, "repr": True}, blob
 
 
@@ -190,10 +194,6 @@ def _prepare(settings: Header) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.path[:] = [path for path in sys.path if path != _package_home()] + settings["paths"]
-    import __main__
-
-    with contextlib.suppress(AttributeError):
-        del __main__.__file__  # a cell is not this program
 
 
 def _package_home() -> str:

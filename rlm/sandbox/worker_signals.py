@@ -10,6 +10,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # `signal` wraps each call in enum conversions: 30 us a cell
 import _thread
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -23,7 +24,8 @@ class Interrupts:
         self._main = _thread.get_ident()
         self._shields = 0
         self._pending = False
-        self._running = False
+        self.may_raise: Callable[[], bool] = bool  # whether the cell's own code, or its cleanup, is what runs
+        self.task_cancelled = False  # whether an interrupt became the cancellation of `main_task`
         self.main_task: Any = None  # the cell's asyncio task, while a cell with top-level await runs
 
     def begin(self) -> None:
@@ -31,13 +33,7 @@ class Interrupts:
         if _signal.pthread_sigmask(_signal.SIG_BLOCK, ()):
             _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _ALL_SIGNALS)
         _signal.signal(_signal.SIGINT, self._on_interrupt)
-        self._pending = False
-        self._running = True
-
-    def end(self) -> None:
-        """A cell has ended: an interrupt that is still on its way means nothing any more."""
-        self._running = False
-        self._pending = False
+        self._pending = self.task_cancelled = False
 
     def __enter__(self) -> None:
         if _thread.get_ident() == self._main:
@@ -49,12 +45,12 @@ class Interrupts:
         self._shields -= 1
         if self._pending and not self._shields:
             self._pending = False
-            if self._running:
+            if self.may_raise():
                 raise KeyboardInterrupt
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        if not self._running:
-            return
+        if not self.may_raise():
+            return  # between cells, or in the REPL's own few lines around one: the host will ask again
         if self._shields:
             self._pending = True
             return
@@ -65,6 +61,7 @@ class Interrupts:
             asyncio = sys.modules["asyncio"]
             loop = task.get_loop()
             if asyncio.current_task(loop) is None and loop.is_running():
+                self.task_cancelled = True
                 loop.call_soon_threadsafe(task.cancel)
                 return
         raise KeyboardInterrupt
