@@ -1,0 +1,146 @@
+"""What the root model is told. Built by functions, so that every word is where it is used."""
+
+from __future__ import annotations
+
+import inspect
+import reprlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+PREVIEW_CHARS = 500
+_SHOWN_ITEMS = 3
+
+
+def build_system_prompt(*, recursion: bool, output_chars: int, tools: Mapping[str, Callable[..., Any]]) -> str:
+    """The system prompt. `recursion`: whether `rlm_query` starts a run of its own or is a plain query."""
+    parts = [_INTRODUCTION, _VOCABULARY + "\n" + (_RECURSION if recursion else _NO_RECURSION)]
+    if tools:
+        parts.append("Functions for this task:\n" + "\n".join(_tool_line(name, tools[name]) for name in tools))
+    parts.append(_WORKING.format(output_chars=output_chars))
+    return "\n\n".join(parts)
+
+
+_INTRODUCTION = """\
+You answer a question over an input that may be far longer than you can read. The input is the variable `context` \
+in a Python REPL. You see it only through the code you write: in each turn write Python in a ```repl fence, it is \
+run, and you are shown what it printed."""
+
+_VOCABULARY = """\
+In the REPL:
+- `context`: the input. The first message says its type and length.
+- `llm_query(prompt)`: ask a language model; returns its answer, a str. It sees the prompt and nothing else: put the \
+text and the question in. A prompt may be long (about 100,000 characters is safe).
+- `llm_batch_query(prompts)`: ask many prompts side by side; returns the answers in order. A failed one has \
+`.ok == False` and begins with [ERROR]; the others are unharmed. A loop over `llm_query` waits for each in turn, so \
+use a batch (or `await asyncio.gather(*[llm_query_async(p) for p in prompts])`).
+- `FINAL(value)`: give the final answer and end. `FINAL_VAR("name")`: the same with the value of a variable.
+- `SHOW_VARS()`: the variables that exist."""
+
+_RECURSION = """\
+- `rlm_query(prompt)`: give a hard part to a child that works as you do, with a REPL of its own in which the prompt \
+is `context`. `rlm_batch_query(prompts)` runs several side by side. Each takes many queries: use them sparingly."""
+
+_NO_RECURSION = "- `rlm_query(prompt)`: here the same as `llm_query(prompt)`."
+
+_WORKING = """\
+How to work:
+- Variables, functions and imports stay from turn to turn. A variable assigned before an error is kept.
+- What is shown is cut after about {output_chars:,} characters: print parts and summaries, keep the rest in variables.
+- Look first (type, length, some samples), then choose how to split the input, then query over all of it.
+- Let code do what code can do (search, count, split), and queries what needs understanding.
+- Check the result before `FINAL`: do not give an answer you have not seen."""
+
+
+def _tool_line(name: str, tool: Callable[..., Any]) -> str:
+    try:
+        signature = str(inspect.signature(tool))
+    except (TypeError, ValueError):  # a builtin without one
+        signature = "(...)"
+    doc = " ".join((inspect.getdoc(tool) or "").split())
+    return f"- `{name}{signature}`" + (f": {doc}" if doc else "")
+
+
+def build_first_message(query: str, context: Any) -> str:
+    """The question, with the type, length and a preview of the context."""
+    return f"The question:\n{query}\n\n{describe_context(context)}\n\nBegin by looking at `context`."
+
+
+def describe_context(context: Any) -> str:
+    """Type, length and a preview of at most some 1,500 characters, whatever the size of the context."""
+    if context is None:
+        return "There is no input: `context` is None, and the question is all there is."
+    name = type(context).__name__
+    if isinstance(context, str):
+        return f"`context` is a str of {len(context):,} characters. {_preview(context)}"
+    if isinstance(context, (bytes, bytearray)):
+        return f"`context` is {name} of {len(context):,} bytes. {_preview(context[:PREVIEW_CHARS])}"
+    if isinstance(context, Mapping):
+        keys = [str(key) for _, key in zip(range(20), context, strict=False)]
+        more = f" and {len(context) - len(keys):,} more" if len(context) > len(keys) else ""
+        return f"`context` is a {name} of {len(context):,} items. Its keys: {', '.join(keys)}{more}."
+    if isinstance(context, (list, tuple)):
+        return _describe_sequence(name, context)
+    return f"`context` is of type {name}. {_preview(context)}"
+
+
+def _describe_sequence(name: str, context: list[Any] | tuple[Any, ...]) -> str:
+    kinds = ", ".join(sorted({type(item).__name__ for item in context[:1000]})) or "nothing"
+    chars = sum(map(_text_chars, context))
+    lines = [f"`context` is a {name} of {len(context):,} items ({kinds}), {chars:,} characters of text in all."]
+    lines += [f"context[{number}]: {_short(item)}" for number, item in enumerate(context[:_SHOWN_ITEMS])]
+    return "\n".join(lines)
+
+
+def _text_chars(item: Any) -> int:
+    if isinstance(item, str):
+        return len(item)
+    if isinstance(item, Mapping):
+        return sum(len(value) for value in item.values() if isinstance(value, str))
+    return 0
+
+
+def _preview(value: Any) -> str:
+    if isinstance(value, str) and len(value) <= 2 * PREVIEW_CHARS:
+        return f"It is:\n{value}"
+    if isinstance(value, str):
+        return f"It begins:\n{value[:PREVIEW_CHARS]}\n[...]\nand ends:\n{value[-PREVIEW_CHARS // 2 :]}"
+    return f"It begins:\n{_short(value)}"
+
+
+def _short(value: Any) -> str:
+    bounded = reprlib.Repr()
+    bounded.maxstring = bounded.maxother = PREVIEW_CHARS - 100
+    bounded.maxdict = bounded.maxlist = bounded.maxtuple = 6
+    return bounded.repr(value)[:PREVIEW_CHARS]
+
+
+def to_child_query(prompt: str, chars: int = 4000) -> str:
+    """The question of a child run whose `context` is the whole prompt: the prompt itself, or its two ends."""
+    if len(prompt) <= chars:
+        return prompt
+    half = chars // 2
+    return (
+        "The request is in `context`, whole. Find what it asks for, and answer that. It begins:\n"
+        f"{prompt[:half]}\n[... {len(prompt) - 2 * half:,} characters ...]\nand ends:\n{prompt[-half:]}"
+    )
+
+
+LAST_REQUEST = (
+    "This was the last turn ({why}). Give your best answer now, from what you have seen: either as plain text, or as "
+    "one ```repl cell that calls FINAL(...) on what your variables hold."
+)
+NO_CODE = (
+    "Your reply held no code to run and no final answer. Write Python in a ```repl fence; when you have the answer, "
+    "call FINAL(answer) in it."
+)
+EMPTY_REPLY = "Your reply was empty. Write Python in a ```repl fence, or give the answer with FINAL(answer) in it."
+OPEN_THINKING = "Your reply was thinking that was never closed, so nothing of it was run. " + NO_CODE
+CUT_REPLY = "Your reply was cut at its token limit: write shorter cells."
+CUT_CELL = CUT_REPLY + " The last cell was cut off with it, so it was not run."
+FAILED_FINAL = "Your final answer was not taken, because a cell of the same reply failed."
+
+
+def other_language(tags: tuple[str, ...]) -> str:
+    """What to say where the only fences are in languages the REPL does not run."""
+    shown = ", ".join(dict.fromkeys(tags))
+    return f"Only Python runs here, and your fence was marked {shown}. Write Python in a ```repl fence."

@@ -1,0 +1,103 @@
+"""The agent's front door."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from rlm.agent.recursion import Job, ModelSpec, Setup, SystemPrompt, make_environment, make_model, run_job
+from rlm.agent.run import RunResult
+from rlm.bridge.choose import read_flag
+from rlm.core.events import Listener
+from rlm.core.limits import Limits
+from rlm.errors import UsageError
+from rlm.models.limit import ConcurrencyLimit
+
+
+class RLM:
+    """Answers questions over inputs far longer than a context window, by an agent that works in a REPL.
+
+    model: who writes the cells: a name ("provider/model"), a `Model`, or a function from a prompt to a text.
+    sub_model: who answers the cells' queries and drives the children of `rlm_query`; else `model`.
+    base_url: of an OpenAI-compatible server, for models given by name.
+    sandbox, use_pure_async, bridge, limits, max_concurrency, max_tokens, tools, query_errors: as in
+        `AsyncRLMReplEnvironment`. `limits.run_seconds` (600) bounds a run; its last tenth is kept for a last request.
+    max_turns: replies of the model before a last request for its best answer.
+    max_depth: 0: `rlm_query` is a plain query. 1: it starts a child with an environment of its own, in which
+        `rlm_query` is a plain query. And so on.
+    max_children: children at once on each depth, over all runs of this object.
+    system_prompt: a text, or a function of (query, context) that gives one; used as it is, instead of ours.
+    listener: is told every event (`rlm.core.events`), on the loop of the run or on a thread of the threaded side.
+
+    One object serves any number of runs at once, on any loops and threads. Raises `UsageError`.
+    """
+
+    def __init__(  # noqa: PLR0913 -- a public constructor
+        self,
+        model: ModelSpec,
+        sub_model: ModelSpec | None = None,
+        *,
+        base_url: str | None = None,
+        sandbox: Literal["process", "inline"] = "process",
+        use_pure_async: bool | None = None,
+        bridge: str | None = None,
+        limits: Limits | None = None,
+        max_turns: int = 20,
+        max_depth: int = 1,
+        max_children: int = 8,
+        max_concurrency: int = 256,
+        max_tokens: int = 4000,
+        tools: Mapping[str, Callable[..., Any]] | None = None,
+        query_errors: Literal["raise", "text"] = "raise",
+        system_prompt: SystemPrompt = None,
+        listener: Listener | None = None,
+    ) -> None:
+        _check_whole("max_turns", max_turns)
+        _check_whole("max_depth", max_depth, least=0)
+        _check_whole("max_children", max_children)
+        _check_whole("max_concurrency", max_concurrency)
+        _check_whole("max_tokens", max_tokens)
+        self._setup = Setup(
+            model=model,
+            sub_model=model if sub_model is None else sub_model,
+            base_url=base_url,
+            sandbox=sandbox,
+            use_pure_async=read_flag(use_pure_async) if bridge is None else use_pure_async,
+            bridge=bridge,
+            limits=limits or Limits(),
+            max_turns=max_turns,
+            max_concurrency=max_concurrency,
+            max_tokens=max_tokens,
+            tools=dict(tools or {}),
+            query_errors=query_errors,
+            system_prompt=system_prompt,
+            listener=listener,
+            children=tuple(ConcurrencyLimit(max_children) for _ in range(max_depth)),
+        )
+        if base_url is not None and not any(isinstance(spec, str) for spec in (model, sub_model)):
+            raise UsageError(f"base_url={base_url!r} goes with a model given by name; none is")
+        # What cannot work is said now, not at the first run: nothing is opened and nothing is kept.
+        make_model(self._setup, model)
+        sub, _ = make_model(self._setup, self._setup.sub_model)
+        make_environment(self._setup, Job("", None, self._setup.limits), sub)
+
+    async def acompletion(self, query: str, context: Any = None) -> RunResult:
+        """Answer `query` over `context` (a str, bytes, JSON type, or what the environment takes).
+
+        Raises `ModelError` where the root model fails, `SandboxError` where no worker can be had. Cancelling stops
+        the cell, its queries and its children, and closes the environment.
+        """
+        if not isinstance(query, str) or not query.strip():
+            raise UsageError(f"query={query!r:.80}: give the question, a str that is not empty")
+        return await run_job(self._setup, Job(query, context, self._setup.limits))
+
+    def completion(self, query: str, context: Any = None) -> RunResult:
+        """`acompletion` for callers without an event loop; inside one it blocks that loop. Ctrl-C stops the run."""
+        from rlm.sync import run_sync
+
+        return run_sync(lambda: self.acompletion(query, context))
+
+
+def _check_whole(name: str, value: object, least: int = 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UsageError(f"{name}={value!r}: give a whole number of at least {least}")
