@@ -1,0 +1,72 @@
+"""The command `rlm`: one parser, one place where failures become one line and an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from rlm import __version__
+from rlm.errors import RLMError, UsageError
+
+COMMANDS = ("run", "demo", "repl", "doctor")
+_INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, but bad input is one line, as for every other failure."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"rlm: {message} (see {self.prog} --help)\n")
+
+
+def build_parser() -> Parser:
+    """The parser of all commands. Each command's file imports what it needs only when it runs."""
+    parser = Parser(prog="rlm", description="Run model-written Python over long inputs, with queries to models.")
+    parser.add_argument("--version", action="version", version=f"rlm {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    for name in COMMANDS:
+        try:
+            command = importlib.import_module(f"rlm.cli.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"rlm.cli.{name}":
+                raise
+            continue
+        command.add_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status: 0 done, 1 failed, 2 bad input, 130 stopped by Ctrl-C."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 0
+    command = importlib.import_module(f"rlm.cli.{args.command}")
+    try:
+        status: int = command.run(args)
+        sys.stdout.flush()
+    except UsageError as error:
+        return _fail(args, error, 2)
+    except RLMError as error:
+        return _fail(args, error, 1)
+    except KeyboardInterrupt:
+        print("rlm: stopped by Ctrl-C", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # the reader of the output has gone (`rlm ... | head`); the interpreter's last flush must not complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
+
+
+def _fail(args: argparse.Namespace, error: RLMError, status: int) -> int:
+    if getattr(args, "verbose", False):
+        traceback.print_exception(error)
+    print("rlm: " + " ".join(str(error).split()), file=sys.stderr)
+    return status
