@@ -3,37 +3,61 @@
 #   make test    sets up what it needs and runs every check
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
-# One stamp for the whole set-up: it is made again only when pyproject.toml changes.
+RUN := $(VENV)/bin/python -m
+# One stamp for the whole set-up, made last: it is made again only when pyproject.toml, PYTHON= or the place changes.
 STAMP := $(VENV)/.installed
+CODE := rlm tests benchmarks examples
+
+WHICH := import sys; print(sys.base_prefix + " " + sys.version)
+FIT := import sys; \
+sys.version_info >= (3, 11) or sys.exit("rlm needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ..."); \
+import importlib.util as u; \
+(u.find_spec("venv") and u.find_spec("ensurepip")) or sys.exit("this Python has no venv or no ensurepip (on Debian: apt install python3-venv), or take another: make PYTHON=...")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench clean anew
 
 help:
 	@sed -n '1,3s/^# \{0,1\}//p' Makefile
-	@echo '  make bench   the benchmarks (minutes)'
 	@echo '  make check   ruff and the type checker only'
+	@echo '  make bench   the benchmarks (minutes)'
+	@echo '  make clean   removes what the others made'
+
+# Set up anew where the tree has moved (a venv holds its own path) ...
+ifneq ($(wildcard $(STAMP)),)
+ifneq ($(shell cat $(STAMP)),$(CURDIR))
+$(STAMP): anew
+endif
+endif
+# ... and where a Python is asked for by name that is not the one set up before.
+ifneq ($(and $(filter-out file,$(origin PYTHON)),$(wildcard $(STAMP))),)
+ifneq ($(shell { "$(PYTHON)" -c '$(WHICH)'; } 2>&1),$(shell { $(VENV)/bin/python -c '$(WHICH)'; } 2>&1))
+$(STAMP): anew
+endif
+endif
 
 $(STAMP): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("rlm needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Say: make PYTHON=/path/to/python3.11 ...")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	@touch $@
+	@command -v "$(PYTHON)" >/dev/null || { echo 'there is no command "$(PYTHON)": rlm needs Python 3.11 or newer (make PYTHON=python3.11 ...)' >&2; exit 1; }
+	@"$(PYTHON)" -c '$(FIT)'
+	@echo 'setting up $(VENV) (about a minute, once)'
+	@rm -f $@
+	@$(if $(filter anew,$^),false,$(RUN) pip --version >/dev/null 2>&1) || "$(PYTHON)" -m venv --clear $(VENV)
+	@$(RUN) pip install -qq --disable-pip-version-check -e '.[dev]'
+	@echo '$(CURDIR)' > $@
 
 demo: $(STAMP)
-	@$(BIN)/rlm demo
+	@$(RUN) rlm demo
 
 check: $(STAMP)
-	$(BIN)/ruff check rlm tests benchmarks examples
-	$(BIN)/ruff format --check rlm tests benchmarks examples
-	$(BIN)/mypy
+	$(RUN) ruff check $(CODE)
+	$(RUN) ruff format --check $(CODE)
+	$(RUN) mypy
 
 test: check
-	$(BIN)/python -m pytest
+	$(RUN) pytest
 
 bench: $(STAMP)
-	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only
+	$(RUN) pytest benchmarks -q --benchmark-enable --benchmark-only --benchmark-sort=name --benchmark-columns=median,min,max,iqr,rounds $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis .benchmarks

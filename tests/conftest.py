@@ -1,0 +1,110 @@
+"""What holds for every test: no word with the outside, no variable of the user, nothing left running."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LEFT_OVER_SECONDS = 5.0
+"""How long a test's threads and children may take to end after it."""
+
+_outside: list[str] = []
+
+
+class ReachedOutside(BaseException):
+    """A test turned to an address beyond loopback. A BaseException, so that no handler of the code eats it."""
+
+
+def is_loopback(host: object) -> bool:
+    """Whether a host, as given to `connect` or `getaddrinfo`, is this machine."""
+    if isinstance(host, bytes):
+        host = host.decode("ascii", "replace")
+    if host is None or host in ("", "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(str(host).partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _guard(event: str, args: tuple[Any, ...]) -> None:
+    if event in ("socket.connect", "socket.sendto"):
+        host = args[1][0] if isinstance(args[1], tuple) else None  # a str or bytes is the path of an AF_UNIX socket
+    elif event == "socket.getaddrinfo":
+        host = args[0]
+    else:
+        return
+    if not is_loopback(host):
+        _outside.append(f"{event} {host!r}")
+        raise ReachedOutside(f"{event}: a test may reach only loopback, not {host!r}")
+
+
+# Every Python-level socket passes the audit events. Not covered: uvloop's own connect, and other processes (pip).
+sys.addaudithook(_guard)
+
+
+@pytest.fixture(autouse=True)
+def only_loopback() -> Iterator[None]:
+    """Fails a test that turned to the outside, also where the code under test has hidden the guard's error."""
+    _outside.clear()
+    yield
+    assert not _outside, f"the test reached beyond loopback: {_outside}"
+
+
+@pytest.fixture(autouse=True)
+def no_variables_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No flag, key or address of the person who runs the tests reaches the code."""
+    for name in list(os.environ):
+        if name.startswith(("RLM_", "OPENAI_")) or name.endswith(("_API_KEY", "_BASE_URL")):
+            monkeypatch.delenv(name)
+
+
+def _children() -> dict[int, str]:
+    """Command line by process id of this process's children; empty where the system has no /proc."""
+    found: dict[int, str] = {}
+    for listing in Path("/proc/self/task").glob("*/children"):
+        try:
+            pids = [int(pid) for pid in listing.read_text().split()]
+        except OSError:  # the thread has ended meanwhile
+            continue
+        for pid in pids:
+            try:
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            found[pid] = command or "(ended, nobody has waited for it)"
+    return {pid: command for pid, command in found.items() if "multiprocessing.resource_tracker" not in command}
+
+
+def _threads() -> set[threading.Thread]:
+    """Threads that the program's exit would wait for, without the resolver threads of a loop that lasts."""
+    return {
+        thread
+        for thread in threading.enumerate()
+        if thread.is_alive() and not thread.daemon and not thread.name.startswith("asyncio_")
+    }
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    """Fails a test after which a child process or a non-daemon thread of its own is still there."""
+    threads, children = _threads(), set(_children())
+    yield
+    end = time.monotonic() + LEFT_OVER_SECONDS
+    while left := _left_over(threads, children):
+        if time.monotonic() > end:
+            pytest.fail(f"left running {LEFT_OVER_SECONDS:g} s after the test: {'; '.join(left)}", pytrace=False)
+        time.sleep(0.01)  # a process's and a thread's end have no common event to await
+
+
+def _left_over(threads: set[threading.Thread], children: set[int]) -> list[str]:
+    left = [f"thread {thread.name}" for thread in _threads() - threads]
+    return left + [f"process {pid}: {command}" for pid, command in _children().items() if pid not in children]

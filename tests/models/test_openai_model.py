@@ -1,0 +1,431 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import traceback
+import weakref
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import uvloop
+
+from rlm.bench.latency import constant
+from rlm.bench.server import Server, open_server
+from rlm.core.query import Completion, Request, Usage
+from rlm.errors import ModelError, UsageError
+from rlm.models import transport as transport_module
+from rlm.models.answerer import Answerer
+from rlm.models.limit import ConcurrencyLimit
+from rlm.models.openai import OpenAIModel
+
+KEY = "sk-very-secret-0123456789"
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_completion_brings_text_model_usage_and_finish_reason(run: Any, serve_in_thread: Any) -> None:
+    async def main(server: Server) -> None:
+        async with OpenAIModel("small", base_url=server.base_url, api_key=KEY) as model:
+            completion = await model.complete(Request("hello ☃", max_tokens=77))
+            assert completion.text == "HELLO ☃"
+            assert completion.model == "small"
+            assert completion.usage is not None
+            assert completion.usage.input_tokens > 0
+            assert completion.finish_reason == "stop"
+            assert server.last_body["model"] == "small"
+            assert server.last_body["max_tokens"] == 77
+            assert server.last_body["messages"] == [{"role": "user", "content": "hello ☃"}]
+            assert server.last_headers["authorization"] == f"Bearer {KEY}"
+            await model.complete(Request("x", model="openai/other"))
+            assert server.last_body["model"] == "other"
+            assert "max_tokens" not in server.last_body
+
+    with serve_in_thread(answer=str.upper) as server:
+        run(main(server))
+        assert server.stats.connections == 1  # the second request went over the first one's connection
+
+
+def test_it_works_under_trio(serve_in_thread: Any) -> None:
+    async def main(base_url: str) -> None:
+        async with OpenAIModel("m", base_url=base_url) as model:
+            answerer = Answerer(model, limit=ConcurrencyLimit(4), query_seconds=30)
+            answers = await answerer.answer_batch([Request(str(n)) for n in range(10)])
+            assert answers == [str(n) for n in range(10)]
+
+    with serve_in_thread() as server:
+        anyio.run(main, server.base_url, backend="trio")
+        assert server.stats.connections <= 4
+
+
+def test_each_loop_has_its_own_client_and_closes_only_its_own(serve_in_thread: Any) -> None:
+    with serve_in_thread() as server:
+        model = OpenAIModel("m", base_url=server.base_url)
+        errors: list[BaseException] = []
+
+        async def ask_and_close() -> None:
+            async with model:
+                assert (await model.complete(Request("thread"))).text == "thread"
+                assert (await model.complete(Request("again"))).text == "again"
+
+        def work() -> None:
+            try:
+                asyncio.run(ask_and_close())
+            except BaseException as error:
+                errors.append(error)
+
+        async def host() -> None:
+            assert (await model.complete(Request("before"))).text == "before"
+            for _ in range(2):
+                threads = [threading.Thread(target=work) for _ in range(2)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    await asyncio.to_thread(thread.join, 20)
+            assert (await model.complete(Request("after"))).text == "after"
+            await model.aclose()
+            assert (await model.complete(Request("reopened"))).text == "reopened"
+            await model.aclose()
+
+        asyncio.run(host())
+        assert errors == []
+        assert server.stats.connections == 1 + 4 + 1
+
+
+def test_a_loop_that_was_never_closed_properly_is_not_kept_alive_by_the_model(serve_in_thread: Any) -> None:
+    with serve_in_thread() as server:
+        model = OpenAIModel("m", base_url=server.base_url)
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(model.complete(Request("hi")))
+        reference = weakref.ref(loop)
+        clients = vars(loop)["_rlm_clients"]
+        [mine] = clients.values()
+        loop.run_until_complete(mine.aclose())  # else the sockets themselves complain; the table stays
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        del loop, clients, mine
+        gc.collect()
+        assert reference() is None
+        asyncio.run(_ask_and_close(model))
+
+
+async def _ask_and_close(model: OpenAIModel) -> Completion:
+    async with model:
+        return await model.complete(Request("hi"))
+
+
+def test_ten_threads_with_loops_of_their_own_never_exceed_the_limit_at_the_server(serve_in_thread: Any) -> None:
+    with serve_in_thread(latency=constant(0.005)) as server:
+        model = OpenAIModel("m", base_url=server.base_url)
+        answerer = Answerer(model, limit=ConcurrencyLimit(4), query_seconds=30)
+        results: list[Any] = []
+
+        async def batch() -> Any:
+            async with model:
+                return await answerer.answer_batch([Request(str(n)) for n in range(8)])
+
+        threads = [threading.Thread(target=lambda: results.append(asyncio.run(batch()))) for _ in range(10)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(40)
+        assert results == [[str(n) for n in range(8)]] * 10
+        assert server.stats.max_in_flight <= 4
+
+
+def test_connections_are_as_many_as_the_queries_at_once_and_spread_over_several_clients() -> None:
+    async def main() -> None:
+        async with open_server(latency=constant(0.3)) as server:
+            async with OpenAIModel("m", base_url=server.base_url, max_connections=100) as model:
+                await asyncio.gather(*(model.complete(Request(str(n))) for n in range(100)))
+                assert server.stats.max_in_flight == 100
+                [clients] = vars(asyncio.get_running_loop())["_rlm_clients"].values()
+                assert len(clients._clients) == -(-100 // transport_module._CONNECTIONS_PER_CLIENT)
+                assert sum(client.in_flight for client in clients._clients) == 0
+
+    asyncio.run(main())
+
+
+def test_waiting_for_a_connection_past_the_pool_timeout_says_what_to_raise() -> None:
+    async def main() -> None:
+        async with open_server(latency=constant(0.5)) as server:
+            async with OpenAIModel("m", base_url=server.base_url, max_connections=1, pool_seconds=0.02) as model:
+                first = asyncio.create_task(model.complete(Request("a")))
+                await asyncio.sleep(0.1)
+                with pytest.raises(ModelError, match="raise max_connections") as caught:
+                    await model.complete(Request("b"))
+                assert caught.value.kind == "timeout"
+                await first
+
+    asyncio.run(main())
+
+
+def test_cancelling_closes_the_request_at_the_server() -> None:
+    async def main() -> None:
+        async with open_server(latency=constant(30)) as server:
+            async with OpenAIModel("m", base_url=server.base_url) as model:
+                task = asyncio.create_task(model.complete(Request("hi")))
+                while not server.stats.in_flight:
+                    await asyncio.sleep(0.001)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                async with asyncio.timeout(10):
+                    while server.stats.in_flight:
+                        await asyncio.sleep(0.001)
+                assert server.stats.aborted == 1
+
+    asyncio.run(main())
+
+
+def fail_with(status: int, body: Any, *, api_key: str | None = KEY) -> ModelError:
+    async def main() -> ModelError:
+        async with open_server() as server:
+            text = body if isinstance(body, str) else json.dumps(body)
+            server.fail_next(1, status=status, body=text)
+            async with OpenAIModel("m", base_url=server.base_url, api_key=api_key) as model:
+                with pytest.raises(ModelError) as caught:
+                    await model.complete(Request("hi"))
+                assert (await model.complete(Request("next"))).text == "next"
+                assert server.base_url in str(caught.value)
+                return caught.value
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (401, "auth"),
+        (403, "auth"),
+        (429, "rate_limit"),
+        (400, "bad_request"),
+        (404, "bad_request"),
+        (422, "bad_request"),
+        (500, "provider"),
+        (503, "provider"),
+    ],
+)
+def test_an_http_error_has_a_kind_and_the_servers_own_words(status: int, kind: str) -> None:
+    error = fail_with(status, {"error": {"message": "these  are\nthe words", "code": "x"}})
+    assert (error.kind, error.status, error.provider) == (kind, status, "openai")
+    assert str(error).endswith(f"HTTP {status}: these are the words")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"error": {"message": "upstream failed"}}, "upstream failed"),
+        ({"error": "plain words"}, "plain words"),
+        ({"choices": []}, "no choices"),
+        ({"choices": None, "usage": {}}, "no choices"),
+        ({"choices": [{"finish_reason": "error", "error": {"message": "cut off"}, "message": {}}]}, "cut off"),
+        ({"choices": [{"finish_reason": "error", "message": {"content": "par"}}]}, "no message, finish_reason 'error'"),
+        ({"choices": [{"finish_reason": "stop"}]}, "finish_reason"),
+        ("<html>hello</html>", "not JSON"),
+        ("[1]", "[1]"),
+        ("", "empty response"),
+    ],
+)
+def test_a_200_without_an_answer_is_an_error(body: Any, words: str) -> None:
+    error = fail_with(200, body)
+    assert error.kind == "provider"
+    assert words in str(error)
+
+
+def test_a_long_message_of_the_server_is_shortened() -> None:
+    assert len(str(fail_with(500, {"error": {"message": "x" * 10_000}}))) < 450
+
+
+def test_an_auth_failure_without_a_key_says_that_none_was_given() -> None:
+    assert "OPENAI_API_KEY" in str(fail_with(401, {"error": {"message": "who are you"}}, api_key=None))
+
+
+@pytest.mark.parametrize("at", [0, 290])
+def test_the_key_is_in_no_repr_and_no_error_even_where_the_server_repeats_it(at: int) -> None:
+    error = fail_with(401, {"error": {"message": "x" * at + f"wrong key {KEY}, sorry"}})
+    shown = str(error) + repr(error) + "".join(traceback.format_exception(error))
+    assert KEY not in shown
+    assert KEY[:10] not in shown
+    assert KEY not in repr(OpenAIModel("m", api_key=KEY)) + str(OpenAIModel("m", api_key=KEY))
+
+
+@pytest.mark.parametrize("key", ["sk-a\nb", "sk-\u201cquoted\u201d", "two words"])
+def test_a_key_that_cannot_be_one_is_refused_without_showing_it(key: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        OpenAIModel("m", api_key=key)
+    assert key not in str(caught.value)
+
+
+def test_a_line_break_after_the_key_is_taken_off() -> None:
+    assert OpenAIModel("m", api_key=f"{KEY}\n")._headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_a_dropped_connection_is_one_clear_line_and_the_next_query_works() -> None:
+    async def main() -> None:
+        async with open_server() as server:
+            async with OpenAIModel("m", base_url=server.base_url, api_key=KEY) as model:
+                server.drop_next()
+                with pytest.raises(ModelError, match=server.base_url) as caught:
+                    await model.complete(Request("hi"))
+                assert caught.value.kind == "provider"
+                assert "\n" not in str(caught.value)
+                assert (await model.complete(Request("next"))).text == "next"
+
+    asyncio.run(main())
+
+
+def test_a_server_that_is_not_there_is_one_clear_line_with_its_url() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        base_url = f"http://user:password@127.0.0.1:{unused.getsockname()[1]}/v1"
+        with pytest.raises(ModelError, match="cannot be reached") as caught:
+            asyncio.run(_ask_and_close(OpenAIModel("m", base_url=base_url)))
+    assert caught.value.kind == "provider"
+    assert "password" not in str(caught.value)
+    assert base_url.replace("user:password@", "") in str(caught.value)
+
+
+def test_a_server_that_sends_nothing_fails_at_the_read_timeout() -> None:
+    async def main() -> None:
+        async with open_server(latency=constant(30)) as server:
+            async with OpenAIModel("m", base_url=server.base_url, read_seconds=0.05) as model:
+                with pytest.raises(ModelError, match=r"sent nothing for 0\.05 s") as caught:
+                    await model.complete(Request("hi"))
+                assert caught.value.kind == "timeout"
+
+    asyncio.run(main())
+
+
+def test_a_model_that_wants_max_completion_tokens_gets_them_from_then_on() -> None:
+    async def main() -> None:
+        async with open_server() as server:
+            async with OpenAIModel("m", base_url=server.base_url) as model:
+                refusal = {"error": {"message": "Unsupported parameter: use 'max_completion_tokens' instead."}}
+                server.fail_next(1, status=400, body=json.dumps(refusal))
+                for _ in range(2):
+                    assert (await model.complete(Request("hi", max_tokens=5))).text
+                    assert server.last_body["max_completion_tokens"] == 5
+                    assert "max_tokens" not in server.last_body
+                assert server.stats.requests == 3
+                server.fail_next(1, status=400, body=json.dumps(refusal))
+                with pytest.raises(ModelError, match="Unsupported"):
+                    await model.complete(Request("hi", max_tokens=5))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"content": None}, ""),
+        ({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, "ab"),
+        ({"content": None, "refusal": "I cannot"}, "I cannot"),
+    ],
+)
+def test_answers_of_other_shapes_are_read(message: Any, text: str) -> None:
+    model = OpenAIModel("m", base_url="http://127.0.0.1:1")
+    data = {"choices": [{"message": message, "finish_reason": "length"}], "usage": {"prompt_tokens": 3}}
+    assert model._read(data, "m") == Completion(text, "m", Usage(3, 0), "length")
+
+
+def test_https_trusts_the_given_authority_and_no_other() -> None:
+    async def main() -> None:
+        async with open_server(tls=True) as server:
+            assert server.ca_file is not None
+            for verify in (server.ca_file, Path(server.ca_file), ssl.create_default_context(cafile=server.ca_file)):
+                async with OpenAIModel("m", base_url=server.base_url, verify=verify) as model:
+                    assert (await model.complete(Request("hi"))).text == "hi"
+            async with OpenAIModel("m", base_url=server.base_url) as model:
+                with pytest.raises(ModelError, match=r"SSL_CERT_FILE or pass verify=") as caught:
+                    await model.complete(Request("hi"))
+                assert caught.value.kind == "provider"
+
+    asyncio.run(main())
+
+
+def test_ssl_cert_file_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with open_server(tls=True) as server:
+            assert server.ca_file is not None
+            monkeypatch.setenv("SSL_CERT_FILE", server.ca_file)
+            async with OpenAIModel("m", base_url=server.base_url) as model:
+                assert (await model.complete(Request("hi"))).text == "hi"
+
+    asyncio.run(main())
+
+
+def test_the_tls_context_is_built_once_per_process() -> None:
+    contexts = []
+    threads = [threading.Thread(target=lambda: contexts.append(transport_module.tls_context(None))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(contexts) == 4
+    assert len({id(context) for context in contexts}) == 1
+
+
+def test_openai_itself_needs_a_key_and_another_server_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="OPENAI_API_KEY"):
+        OpenAIModel("m")
+    assert "authorization" not in OpenAIModel("m", base_url="http://127.0.0.1:8000/v1")._headers
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    assert OpenAIModel("m")._headers["authorization"] == f"Bearer {KEY}"
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1/")
+    assert repr(OpenAIModel("m")) == "OpenAIModel('m', base_url='http://127.0.0.1:9/v1')"
+    assert OpenAIModel("m", base_url="http://[::1]:8/v1")._shown_url == "http://[::1]:8/v1"
+
+
+@pytest.mark.parametrize("base_url", ["localhost:8000", "ftp://host/v1", "http://", "http://host:port/"])
+def test_a_base_url_that_is_none_is_refused(base_url: str) -> None:
+    with pytest.raises(UsageError, match="base_url"):
+        OpenAIModel("m", base_url=base_url)
+
+
+def test_wrong_options_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        OpenAIModel("m", api_key=KEY, verify=tmp_path / "missing.pem")
+    with pytest.raises(UsageError, match="verify"):
+        OpenAIModel("m", api_key=KEY, verify=False)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="max_connections"):
+        OpenAIModel("m", api_key=KEY, max_connections=0)
+    with pytest.raises(UsageError, match="name"):
+        OpenAIModel("", api_key=KEY)
+    (tmp_path / "empty.pem").write_text("nothing")
+    with pytest.raises(UsageError, match="usable certificates"):
+        transport_module.tls_context(str(tmp_path / "empty.pem"))
+
+
+def test_its_requests_are_not_announced_in_the_applications_log_and_others_still_are(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    import httpx2
+
+    async def main() -> None:
+        async with open_server() as server:
+            async with OpenAIModel("m", base_url=server.base_url) as model:
+                await model.complete(Request("hi"))
+            assert caplog.records == []
+            async with httpx2.AsyncClient(trust_env=False) as client:
+                await client.get(f"{server.base_url}/nothing")
+            assert len(caplog.records) == 1
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(main())
+
+
+def test_making_a_model_does_not_import_the_http_library() -> None:
+    program = (
+        "import sys; from rlm.models.resolve import resolve_model; "
+        "resolve_model('openai/m', base_url='http://127.0.0.1:1'); print('httpx2' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "False\n"
