@@ -100,12 +100,20 @@ class Answerer:
             return [await self.answer(requests[0], seconds_left=seconds_left, records=records)]
         if in_trio():
             return await self._answer_batch_trio(requests, seconds_left, records)
-        # return_exceptions: else the first to end by cancellation would end the wait for the others
-        results = await asyncio.gather(
-            *(self.answer(request, seconds_left=seconds_left, records=records) for request in requests),
-            return_exceptions=True,
-        )
-        return [_slot(result) for result in results]
+        tasks = [
+            asyncio.ensure_future(self.answer(request, seconds_left=seconds_left, records=records))
+            for request in requests
+        ]
+        try:
+            await asyncio.wait(tasks)
+        except asyncio.CancelledError as error:
+            # Not `gather`: where a model eats the cancellation, it raises one without the message by which anyio
+            # knows its own.
+            for task in tasks:
+                task.cancel(*error.args[:1])
+            await asyncio.wait(tasks)
+            raise
+        return [_slot(task) for task in tasks]
 
     async def _answer_batch_trio(
         self, requests: Sequence[Request], seconds_left: float | None, records: list[QueryRecord] | None
@@ -233,10 +241,8 @@ def _is_models_own(error: BaseException) -> bool:
     return task is not None and task.cancelling() == 0
 
 
-def _slot(result: Answer | BaseException) -> Answer:
+def _slot(task: asyncio.Future[Answer]) -> Answer:
     """One slot of a batch: a query whose own task somebody else cancelled leaves its neighbours unharmed."""
-    if isinstance(result, Answer):
-        return result
-    if isinstance(result, asyncio.CancelledError):
+    if task.cancelled():
         return Answer.failed(AnswerError("cancelled", _CANCELLED))
-    raise result
+    return task.result()

@@ -49,10 +49,10 @@ class ConcurrencyLimit:
         return len(self._queue)
 
     def try_acquire(self) -> bool:
-        """Take a slot if one is free and nobody waits for it."""
+        """Take a slot if one is free; while anybody waits, none is."""
         with self._lock:
             held = self.in_use
-            if held >= self.slots or self._queue:
+            if held >= self.slots:
                 return False
             self.in_use = held = held + 1
             if held > self.peak:

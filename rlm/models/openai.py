@@ -137,7 +137,9 @@ class OpenAIModel(Model):
         message = choice.get("message")
         finish_reason = choice.get("finish_reason")
         if not isinstance(message, dict) or finish_reason == "error":
-            raise self._error(_say(choice, b"") or "the response has no message", 200)
+            raise self._error(
+                _words({"error": choice.get("error")}) or f"no message, finish_reason {finish_reason!r}", 200
+            )
         usage = data.get("usage")
         return Completion(
             text=_text_of(message),
@@ -190,15 +192,20 @@ def _parse(content: bytes) -> Any:
 
 def _say(data: Any, content: bytes) -> str:
     """What a server says about its failure, on one line."""
-    said: Any = None
-    if isinstance(data, dict):
-        error = data.get("error")
-        said = error.get("message") if isinstance(error, dict) else error
-        said = said or data.get("message") or data.get("detail") or error
-    if not said:
-        text = content.decode("utf-8", "replace")
-        said = text if data is not None else f"a response that is not JSON: {text!r}" if text else "an empty response"
-    return " ".join(str(said).split())
+    text = content.decode("utf-8", "replace")
+    said = _words(data) or text
+    if data is None:
+        said = f"a response that is not JSON: {text!r}" if text else "an empty response"
+    return " ".join(said.split())
+
+
+def _words(data: Any) -> str:
+    """The error message in a JSON response, in one of the shapes servers give it; else an empty text."""
+    if not isinstance(data, dict):
+        return ""
+    error = data.get("error")
+    said = error.get("message") if isinstance(error, dict) else error
+    return str(said or data.get("message") or data.get("detail") or error or "")
 
 
 def _text_of(message: dict[str, Any]) -> str:

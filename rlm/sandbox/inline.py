@@ -42,6 +42,7 @@ class InlineCell:
         self.clock = CellClock()
         self.cell_seconds = cell_seconds
         self.records: list[QueryRecord] = []
+        self.asking: set[asyncio.Task[Any]] = set()
         self.asked = self.refused = self.abandoned = 0
         self.scope: anyio.CancelScope | None = None
         self.stopped = ""  # why the cell was stopped, where it was
@@ -58,7 +59,14 @@ class InlinePort:
         return self._desk.bridge.wait(lambda: self._answer(requests))
 
     async def ask_async(self, requests: Sequence[Request]) -> list[Answer]:
-        return await self._answer(requests)
+        cell, task = self._running(), None if in_trio() else asyncio.current_task()
+        if task is None:
+            return await self._answer(requests)
+        cell.asking.add(task)  # while it asks it runs host code, which hides whose it is
+        try:
+            return await self._answer(requests)
+        finally:
+            cell.asking.discard(task)
 
     def call_tool(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         return self._desk.bridge.wait(lambda: self._run_tool(name, args, kwargs))
@@ -229,7 +237,7 @@ class InlineSandbox:
         if not self._loop_used or in_trio():  # under trio a cell has no nursery to leave a task in
             return
         current = asyncio.current_task()
-        tasks = {task for task in asyncio.all_tasks() if task is not current and _belongs(task, cell)}
+        tasks = {task for task in asyncio.all_tasks() if task in cell.asking or _belongs(task, cell)} - {current}
         if tasks:
             cell.abandoned += len(tasks)
             for task in tasks:
