@@ -61,11 +61,7 @@ class SideReport:
 
 async def run_side(job: SideJob, show: Callable[[str], None]) -> SideReport:
     """Run the job on the running loop; `show` is given the strip, from another thread, whenever it has grown."""
-    # Imports cost every side the same and are not what is measured; httpx2 puts off httpcore2 to its first request.
-    import httpcore2  # noqa: F401
-
     import rlm
-    import rlm.models.transport
 
     sandbox, pure = SIDES[job.side]
     async with AsyncExitStack() as stack:

@@ -1,6 +1,6 @@
 """Requests over HTTP with httpx2: pooled clients, one set per event loop.
 
-Imports httpx2 (52 ms): only `openai.py` imports this file, when it asks for the first time.
+Imports httpx2 (70 ms): only `openai.py` imports this file, when a model is made.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import httpcore2  # noqa: F401 -- httpx2 puts it off to its first request, which runs on somebody's event loop
 import httpx2
 
 from rlm.core.waiting import in_trio
