@@ -82,9 +82,9 @@ def run_sync(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
     loop = _background.loop()
     ended: concurrent.futures.Future[T] = concurrent.futures.Future()
     tasks: list[asyncio.Task[None]] = []
-    # `call_soon_threadsafe` copies this thread's context, and the task copies it from there
-    loop.call_soon_threadsafe(lambda: tasks.append(loop.create_task(_deliver(make, ended))))
     try:
+        # `call_soon_threadsafe` copies this thread's context, and the task copies it from there
+        loop.call_soon_threadsafe(lambda: tasks.append(loop.create_task(_deliver(make, ended))))
         return ended.result()
     except BaseException:
         if not ended.done():  # Ctrl-C in this thread

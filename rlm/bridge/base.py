@@ -18,11 +18,13 @@ class Bridge(Protocol):
         awaiting task reaches the call the body waits in, where the bridge can.
     wait: cell side, inside `run`, at any depth of plain synchronous code: wait for `make()` and return its result.
         Raises `BridgeRefused` where no cell can be suspended: outside a cell, on a foreign thread, in a finalizer
-        under garbage collection, inside a nested event loop, after `aclose`.
+        under garbage collection (pure async only: the threaded path can block in one), inside a nested event loop,
+        after `aclose`.
     drive: cell side, inside `run`: run a coroutine of the cell's own (a cell with top-level `await`), in which
         `wait` must go on working.
-    serve: host side, process sandbox: run `make()` for a worker without ever blocking the host's loop.
-    aclose: refuse every later call. Idempotent.
+    serve: host side, for a worker: run `make()` without ever blocking the host's loop. Also cell side, awaited in a
+        driven coroutine or in a task of the cell's.
+    aclose: refuse every later call; on the threaded path an open `serve` raises `BridgeRefused`. Idempotent.
     """
 
     name: str

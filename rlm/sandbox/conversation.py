@@ -84,8 +84,8 @@ class Conversation:
                 self._handle(frame)
         except EOFError:
             self._exchange.finish()
-        except (ProtocolError, ValueError, TypeError, KeyError, LookupError) as error:
-            self._broken = self._broken or f"{error}"
+        except Exception as error:  # noqa: BLE001 -- whatever a worker's nonsense causes here ends that worker
+            self._broken = self._broken or f"{type(error).__name__}: {error}"[:300]
             self._process.kill()
             self._exchange.finish()
 
@@ -251,8 +251,8 @@ class Conversation:
         if self._done is not None and not self._broken:
             try:
                 return read_outcome(self._done, self._desk.limits.output_chars, self._stopping, common)
-            except (ProtocolError, ValueError, TypeError, LookupError) as error:
-                self._broken = f"{error}"
+            except Exception as error:  # noqa: BLE001 -- likewise
+                self._broken = f"{type(error).__name__}: {error}"[:300]
         self.lost = True
         ended = await self._worker.end()
         if self._broken:

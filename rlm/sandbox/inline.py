@@ -61,12 +61,15 @@ class InlinePort:
     async def ask_async(self, requests: Sequence[Request]) -> list[Answer]:
         cell, task = self._running(), None if in_trio() else asyncio.current_task()
         if task is None:
-            return await self._answer(requests)
+            return await self._serve(requests)
         cell.asking.add(task)  # while it asks it runs host code, which hides whose it is
         try:
-            return await self._answer(requests)
+            return await self._serve(requests)
         finally:
             cell.asking.discard(task)
+
+    async def _serve(self, requests: Sequence[Request]) -> list[Answer]:
+        return await self._desk.bridge.serve(lambda: self._answer(requests))
 
     def call_tool(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         return self._desk.bridge.wait(lambda: self._run_tool(name, args, kwargs))

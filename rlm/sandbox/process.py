@@ -68,7 +68,9 @@ class ProcessSandbox:
     async def names(self) -> dict[str, str]:
         await self._ready()
         names = _value(await self._request({"t": "names"}))
-        return {str(name): str(shown) for name, shown in dict(names).items()}
+        if not isinstance(names, dict):
+            raise SandboxError("the worker sent no names")
+        return {str(name): str(shown) for name, shown in names.items()}
 
     async def reset(self) -> None:
         await self._ready()
@@ -162,18 +164,21 @@ def _check(frame: Frame) -> None:
     if frame.type == "failed":
         raise SandboxError(f"the worker could not start: {frame.header.get('text')}")
     error = frame.header.get("error")
-    if not error:
+    if error is None:
         return
-    if error[0] == "ValueNotPortable":
-        raise ValueNotPortable(str(error[1]), str(error[2]))
-    raise UsageError(str(frame.header.get("text")))
+    match error:
+        case ["ValueNotPortable", str(name), str(kind)]:
+            raise ValueNotPortable(name, kind)
+        case [str(_)]:
+            raise UsageError(str(frame.header.get("text")))
+    raise SandboxError("the worker sent a malformed reply")
 
 
 def _value(frame: Frame) -> Any:
     try:
         parts = frame.parts()
         return decode_value(frame.header["v"], parts[0] if parts else None)
-    except (ProtocolError, ValueError, LookupError) as error:
+    except (ProtocolError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise SandboxError(f"the worker sent no value: {error}") from error
 
 

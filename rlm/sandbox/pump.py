@@ -186,14 +186,29 @@ class _TrioExchange:
         self._group = anyio.create_task_group()
         self._finished = anyio.Event()
         self._unsent = anyio.Event()
+        self._shielded: list[anyio.CancelScope] = []
 
     async def __aenter__(self) -> _TrioExchange:
         await self._group.__aenter__()
-        self._group.start_soon(self._read)
-        self._group.start_soon(self._write)
+        self._run_beside(self._read)
+        self._run_beside(self._write)
         return self
 
+    def _run_beside(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Cancellable:
+        # shielded: a cancelled caller still waits for its worker's last word, which somebody has to read
+        scope = anyio.CancelScope(shield=True)
+        self._shielded.append(scope)
+
+        async def run() -> None:
+            with scope:
+                await work()
+
+        self._group.start_soon(run)
+        return scope
+
     async def __aexit__(self, *exception: Any) -> None:
+        for scope in self._shielded:
+            scope.cancel()
         self._group.cancel_scope.cancel()
         try:
             await self._group.__aexit__(*exception)
@@ -228,7 +243,7 @@ class _TrioExchange:
             await anyio.sleep(seconds)
             function()
 
-        return self.start(wait_and_call())
+        return self._run_beside(wait_and_call)
 
     def send(self, header: Header, parts: list[bytes] | None = None) -> None:
         if not self._channel.send(header, parts):
