@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import anyio
 
@@ -28,6 +28,27 @@ from rlm.sandbox.inline import InlineSandbox
 from rlm.sandbox.process import ProcessSandbox
 
 ModelLike = Model | str | Callable[..., Any]
+
+
+class Parameters(TypedDict, total=False):
+    """The keyword parameters of an environment, for its synchronous twin."""
+
+    sandbox: Literal["process", "inline"]
+    use_pure_async: bool | None
+    bridge: str | None
+    limits: Limits | None
+    cell_timeout: float | None
+    compute_timeout: float | None
+    max_concurrency: int
+    max_tokens: int
+    tools: Mapping[str, Callable[..., Any]] | None
+    query_errors: Literal["raise", "text"]
+    base_url: str | None
+    child_model: Model | None
+    listener: Listener | None
+    depth: int
+
+
 _SANDBOXES: dict[str, Callable[[Desk], Sandbox]] = {"process": ProcessSandbox, "inline": InlineSandbox}
 _executing: ContextVar[tuple[int, ...]] = ContextVar("rlm_executing", default=())
 

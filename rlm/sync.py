@@ -10,11 +10,11 @@ import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from rlm.core.cell import CellResult
 from rlm.core.query import Answer
-from rlm.environment import AsyncRLMReplEnvironment, ModelLike
+from rlm.environment import AsyncRLMReplEnvironment, ModelLike, Parameters
 from rlm.errors import UsageError
 
 T = TypeVar("T")
@@ -111,7 +111,7 @@ class RLMReplEnvironment:
     call: use the async twin there. After a fork or `close` it raises `UsageError`.
     """
 
-    def __init__(self, model: ModelLike | None = None, context: Any = None, **parameters: Any) -> None:
+    def __init__(self, model: ModelLike | None = None, context: Any = None, **parameters: Unpack[Parameters]) -> None:
         """Take the parameters of `AsyncRLMReplEnvironment`."""
         self._env = AsyncRLMReplEnvironment(model, context, **parameters)
 

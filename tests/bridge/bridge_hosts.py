@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable
@@ -90,3 +91,30 @@ def in_thread(call: Callable[[], Any]) -> Any:
 
 def cannot_be_made() -> Any:
     raise AssertionError("a refused call must not make its coroutine")
+
+
+async def cancel_soon(task: asyncio.Task[Any], message: str = "stop") -> asyncio.CancelledError:
+    """Cancel a task that has begun to wait, and return the CancelledError it ends with."""
+    await asyncio.sleep(SOON)
+    task.cancel(message)
+    try:
+        value = await task
+    except asyncio.CancelledError as error:
+        return error
+    raise AssertionError(f"not cancelled: {value!r}")
+
+
+def refused_wait(bridge: Any) -> str:
+    return refusal(lambda: bridge.wait(cannot_be_made))
+
+
+def refused_drive(bridge: Any) -> str:
+    """`drive` of a coroutine, which must be closed by the refusal."""
+    coroutine = nap()
+    sentence = refusal(lambda: bridge.drive(coroutine))
+    assert coroutine.cr_frame is None
+    return sentence
+
+
+def run_python(code: str, timeout: float = 40) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout)

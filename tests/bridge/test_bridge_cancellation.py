@@ -1,18 +1,16 @@
-"""A cancellation of the host's task reaches the await inside a cell, and no cell can eat it."""
+"""A cancellation of the host's task reaches the await inside a cell."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import anyio
 import pytest
 import trio
-from bridge_hosts import FOREVER, SOON, cannot_be_made, nap, run_cell
+from bridge_hosts import FOREVER, SOON, cancel_soon, cannot_be_made, nap
 
-from rlm.bridge import cell_greenlet
 from rlm.bridge.loop_thread import LoopThread
 from rlm.bridge.pure_async import PureAsyncBridge
 from rlm.bridge.threaded import ThreadedBridge
@@ -32,50 +30,6 @@ class Endless:
         except BaseException as error:
             self.ended_by.append(type(error).__name__)
             raise
-
-
-def stubborn(bridge: Any) -> Callable[[], int]:
-    """A body that swallows whatever its waits raise."""
-
-    def body() -> int:
-        swallowed = 0
-        for _ in range(6):
-            try:
-                bridge.wait(lambda: nap(FOREVER))
-            except:  # noqa: E722
-                swallowed += 1
-        return swallowed
-
-    return body
-
-
-def stubborn_await(bridge: Any) -> Callable[[], int]:
-    """The same with `await` in the cell's own coroutine."""
-
-    async def own() -> int:
-        swallowed = 0
-        for _ in range(6):
-            try:
-                await nap(FOREVER)
-            except:  # noqa: E722
-                swallowed += 1
-        return swallowed
-
-    return lambda: bridge.drive(own())
-
-
-BODIES = pytest.mark.parametrize("make_body", [stubborn, stubborn_await])
-
-
-async def cancel_soon(task: asyncio.Task[Any], message: str = "stop") -> asyncio.CancelledError:
-    """Cancel a task that has begun to wait, and return the CancelledError it ends with."""
-    await asyncio.sleep(SOON)
-    task.cancel(message)
-    try:
-        value = await task
-    except asyncio.CancelledError as error:
-        return error
-    raise AssertionError(f"not cancelled: {value!r}")
 
 
 def test_task_cancel_reaches_inner_await(asyncio_host):
@@ -123,59 +77,6 @@ def test_trio_scope():
     trio.run(main)
 
 
-@BODIES
-def test_bare_except_cannot_eat_task_cancel(asyncio_host, make_body):
-    async def main() -> None:
-        bridge = PureAsyncBridge()
-        task = asyncio.create_task(bridge.run(make_body(bridge)))
-        assert (await cancel_soon(task)).args == ("stop",)
-        assert task.cancelled()
-
-    asyncio_host(main)
-
-
-@BODIES
-def test_bare_except_cannot_eat_asyncio_timeout(asyncio_host, make_body):
-    async def main() -> None:
-        bridge = PureAsyncBridge()
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(SOON):
-                await bridge.run(make_body(bridge))
-        assert asyncio.current_task().cancelling() == 0
-        await asyncio.sleep(0)  # no cancellation is left over
-
-    asyncio_host(main)
-
-
-@BODIES
-def test_bare_except_cannot_eat_anyio_scope(host, make_body):
-    async def main() -> None:
-        bridge = PureAsyncBridge()
-        with anyio.move_on_after(SOON) as scope:
-            await bridge.run(make_body(bridge))
-        assert scope.cancelled_caught
-        await anyio.sleep(0)
-
-    host(main)
-
-
-def test_a_cancelled_cell_that_raises_something_else_is_cancelled(asyncio_host):
-    async def main() -> None:
-        bridge = PureAsyncBridge()
-
-        def body() -> None:
-            try:
-                bridge.wait(lambda: nap(FOREVER))
-            except BaseException:
-                raise ValueError("instead") from None
-
-        error = await cancel_soon(asyncio.create_task(bridge.run(body)))
-        assert error.args == ("stop",)
-        assert isinstance(error.__cause__, ValueError)
-
-    asyncio_host(main)
-
-
 def test_timeout_inside_client_is_not_sticky(asyncio_host):
     async def impatient() -> str:
         try:
@@ -192,28 +93,6 @@ def test_timeout_inside_client_is_not_sticky(asyncio_host):
         )
 
     assert asyncio_host(main) == ["timed out inside"] * 3 + [2]
-
-
-def test_more_timeouts_inside_than_refusals_a_cell_may_swallow():
-    """What the cell's own timeouts cancel does not count against it."""
-
-    async def own(bridge: PureAsyncBridge) -> Any:
-        for _ in range(cell_greenlet.PATIENCE + 5):
-            try:
-                async with asyncio.timeout(0):
-                    try:
-                        await asyncio.sleep(FOREVER)
-                    finally:
-                        await asyncio.sleep(0)
-                        try:
-                            bridge.wait(nap)
-                        except asyncio.CancelledError:
-                            pass
-            except TimeoutError:
-                pass
-        return bridge.wait(lambda: nap(value="done"))
-
-    assert run_cell(lambda bridge: bridge.drive(own(bridge))) == "done"
 
 
 def test_next_cell_works_after_timeout(host):
@@ -338,82 +217,6 @@ def test_shielded_query_completes(host):
         assert finished == ["query", "cell"]
 
     host(main)
-
-
-@pytest.mark.parametrize("driven", [False, True])
-def test_a_cell_that_swallows_for_ever_is_left_behind(asyncio_host, driven):
-    async def main() -> None:
-        bridge = PureAsyncBridge()
-
-        def body() -> None:
-            while True:
-                try:
-                    bridge.wait(lambda: nap(FOREVER))
-                except BaseException:
-                    continue
-
-        async def own() -> None:
-            while True:
-                try:
-                    await asyncio.sleep(0)
-                except BaseException:
-                    continue
-
-        parked = len(cell_greenlet._parked)
-        task = asyncio.create_task(bridge.run((lambda: bridge.drive(own())) if driven else body))
-        assert (await cancel_soon(task)).args == ("stop",)
-        assert len(cell_greenlet._parked) == parked + 1
-        assert await bridge.run(lambda: bridge.wait(lambda: nap(value="next"))) == "next"
-
-    asyncio_host(main)
-
-
-def test_a_cancelled_coroutine_of_the_cell_may_clean_up(asyncio_host):
-    async def main() -> None:
-        bridge, cleaned = PureAsyncBridge(), []
-
-        async def own() -> None:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(slow_to_end())
-                await asyncio.sleep(FOREVER)
-
-        async def slow_to_end() -> None:
-            try:
-                await asyncio.sleep(FOREVER)
-            finally:
-                await asyncio.sleep(SOON)
-                cleaned.append("child")
-
-        await cancel_soon(asyncio.create_task(bridge.run(lambda: bridge.drive(own()))))
-        assert cleaned == ["child"]
-
-    asyncio_host(main)
-
-
-def test_the_hosts_cleanup_in_a_driven_coroutine_is_let_be(asyncio_host, monkeypatch):
-    monkeypatch.setattr(cell_greenlet, "CLEANUP_SECONDS", 0.0)
-
-    async def main() -> None:
-        bridge, cleaned = PureAsyncBridge(), []
-
-        async def call() -> None:
-            try:
-                await asyncio.sleep(FOREVER)
-            finally:
-                await asyncio.sleep(SOON)
-                cleaned.append("host")
-
-        async def own() -> None:
-            try:
-                await bridge.serve(call)
-            finally:
-                await asyncio.sleep(SOON)
-                cleaned.append("cell")
-
-        await cancel_soon(asyncio.create_task(bridge.run(lambda: bridge.drive(own()))))
-        assert cleaned == ["host"]
-
-    asyncio_host(main)
 
 
 def test_thread_backend_native_cancel_reaches_inner(host):

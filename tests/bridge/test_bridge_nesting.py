@@ -104,22 +104,38 @@ def test_cells_of_a_cells_tasks(asyncio_host, cells):
     assert asyncio_host(main) == list(range(cells))
 
 
-def test_a_cell_may_go_on_in_another_greenlet_than_it_began_in():
+@pytest.mark.parametrize("resumed_by", ["send", "throw"])
+def test_a_cell_may_go_on_in_another_greenlet_than_it_began_in(resumed_by):
     """As with an eager task that a cell starts, or a portal above."""
 
     @types.coroutine
     def go_on(coroutine: Any, trap: Any) -> Any:
-        while True:
+        resume, value = getattr(coroutine, resumed_by), ValueError()
+        if resumed_by == "send":
             value = yield trap
+        while True:
             try:
-                trap = coroutine.send(value)
+                trap = resume(value)
+                resume, value = coroutine.send, (yield trap)
             except StopIteration as end:
                 return end.value
 
     async def main() -> Any:
         bridge = PureAsyncBridge()
-        coroutine = bridge.run(lambda: [bridge.wait(lambda: nap(value=n)) for n in range(3)])
-        trap = greenlet.greenlet(coroutine.send).switch(None)
+
+        def body() -> Any:
+            try:
+                return [bridge.wait(nap) for _ in range(3)]
+            except ValueError:
+                return [bridge.wait(nap) for _ in range(2)]
+
+        coroutine = bridge.run(body)
+
+        def begin() -> None:
+            first.parent.switch(coroutine.send(None))  # stays suspended: what is sent here would be lost
+
+        first = greenlet.greenlet(begin)
+        trap = first.switch()
         return await go_on(coroutine, trap)
 
-    assert asyncio.run(main()) == [0, 1, 2]
+    assert asyncio.run(main()) == [1] * (3 if resumed_by == "send" else 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import bridge_shapes_of_objects  # noqa: F401 -- adds its shapes
 import greenback
 import pytest
 from bridge_hosts import run_cell

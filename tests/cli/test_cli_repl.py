@@ -157,8 +157,9 @@ def test_ctrl_c_at_the_prompt_drops_the_lines_typed_so_far() -> None:
         # a signal between the prompt and readline's wait for a key is seen only at the next key or signal
         terminal.expect("KeyboardInterrupt", lambda: interrupt(process))
         terminal.expect(">>> ")
-        terminal.type("1 + 1\n")
-        terminal.expect("2")
+        terminal.type("20 + 22\n")
+        terminal.expect("42")
+        terminal.expect(">>> ")
         terminal.type("\x04")
         assert process.wait(30) == 0
 

@@ -158,10 +158,13 @@ def test_ctrl_c_is_one_line_and_status_130_and_leaves_nothing(
     gate = threading.Event()
     line, env = command(*run_args(chat, notes), *side)
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as process:
-        wait_for_query(chat, "wait" if code.startswith("llm_query") else "in the cell")
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
-        gate.set()
+        try:
+            wait_for_query(chat, "wait" if code.startswith("llm_query") else "in the cell")
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+        finally:
+            gate.set()
+            process.kill()
     assert (process.returncode, out) == (130, "")
     assert err.splitlines()[-1] == "rlm: stopped by Ctrl-C" and "Traceback" not in err
 

@@ -6,13 +6,15 @@ import asyncio
 import threading
 
 import pytest
-from environment.env_sides import Held, Side, echo, run, run_on, until
+from environment.env_sides import PURE_SIDES, Held, Side, echo, run, run_on, until
+
+from rlm.bridge.threaded import ThreadedBridge
 
 
 @pytest.mark.parametrize(
     "code", ["llm_query('hold')", "await llm_query_async('hold')", "llm_batch_query(['hold'] * 3)"]
 )
-def test_ticker_goes_on_while_a_cell_waits(free_side: Side, loop: str, code: str) -> None:
+def test_ticker_goes_on_while_waiting(free_side: Side, loop: str, code: str) -> None:
     """The cell's query is answered by what the ticker does: a loop that stood still would never answer it."""
 
     async def main() -> None:
@@ -29,7 +31,7 @@ def test_ticker_goes_on_while_a_cell_waits(free_side: Side, loop: str, code: str
     run_on(loop, main)
 
 
-def test_ticker_goes_on_while_a_process_cell_computes(process_side: Side, loop: str) -> None:
+def test_ticker_goes_on_while_computing_process_backend(process_side: Side, loop: str) -> None:
     """The cell computes until a file appears, which the host's loop makes meanwhile: else it would never end."""
 
     async def main() -> None:
@@ -52,7 +54,7 @@ def test_ticker_goes_on_while_a_process_cell_computes(process_side: Side, loop: 
     run_on(loop, main)
 
 
-def test_the_legacy_flag_inline_stands_still_while_a_query_waits() -> None:
+def test_legacy_flag_blocks_and_says_so() -> None:
     """The freeze of the old way, kept and shown: no callback of the host runs between a query and its answer."""
 
     async def main() -> None:
@@ -82,11 +84,12 @@ def test_the_legacy_flag_inline_stands_still_while_a_query_waits() -> None:
             assert seen == [0]
             await env.llm_query_async("from the host")
             assert seen[1] > 0  # a query of the host's own stops nothing
+        assert "stands still" in (ThreadedBridge.__doc__ or "")  # and it is written where the side is chosen
 
     run(main)
 
 
-def test_a_batch_of_1000_is_at_the_model_at_once(free_side: Side) -> None:
+def test_batch_1000_is_at_the_model_at_once(free_side: Side) -> None:
     async def main() -> None:
         model = Held()
         async with free_side.open(model, max_concurrency=1000, cell_timeout=40) as env:
@@ -178,3 +181,35 @@ def test_an_answer_that_comes_first_is_had_first(free_side: Side) -> None:
 
     assert run(lambda: main(0)) == [0, 1]
     assert run(lambda: main(1)) == [1, 0]
+
+
+C_CALLBACKS = {
+    "sorted": "sorted([2, 1], key=lambda n: llm_query(f'hold {n}'))",
+    "re": "import re\nre.sub('[ab]', lambda m: llm_query('hold ' + m.group()), 'ab')",
+    "json": "import json\njson.dumps([object()], default=lambda o: llm_query('hold'))",
+    "map": "list(map(llm_query, ['hold 1', 'hold 2']))",
+    "sqlite": "import sqlite3\ndb = sqlite3.connect(':memory:')\n"
+    "db.create_function('f', 1, lambda p: str(llm_query(p)))\n"
+    "row = db.execute(\"select f('hold')\").fetchone()\ndb.close()",
+}
+
+
+@pytest.mark.parametrize("name", C_CALLBACKS)
+def test_20_cells_interleave_inside_callbacks_of_c_code(name: str) -> None:
+    """Each is suspended below a C frame of its own while the others are, and each ends well."""
+
+    async def main() -> None:
+        model = Held()
+
+        async def one() -> str:
+            async with PURE_SIDES[0].open(model) as env:
+                result = await env.execute_async(C_CALLBACKS[name])
+                assert result.status == "ok", result.to_text()
+                return result.value or ""
+
+        tasks = [asyncio.create_task(one()) for _ in range(20)]
+        await until(lambda: model.now == 20)
+        model.released.set()
+        assert len(set(await asyncio.gather(*tasks))) == 1
+
+    run(main)

@@ -9,7 +9,7 @@ import pytest
 from environment.env_sides import SIDES, Held, Side, echo, run, run_on, until
 
 import rlm
-from rlm.bench.latency import Latency
+from rlm.bench.latency import constant
 from rlm.bench.server import open_server
 from rlm.models.openai import OpenAIModel
 
@@ -124,10 +124,36 @@ def test_three_refusals_stop_the_cell(side: Side, form: str) -> None:
         async with side.open(Held(), limits=rlm.Limits(queries=2)) as env:
             result = await env.execute_async(code)
             assert (result.status, result.cause) == ("timeout", "3 refused queries"), result.to_text()
-            assert (await env.execute_async("n")).value == "5"
+            # a worker's cell may begin one more question before the interrupt reaches it: that one is not answered
+            assert await env.get_async("n") in ((5, 6) if side.process else (5,))
             assert (await env.execute_async("llm_query('a')")).value == "'<a>'"
 
     run(main)
+
+
+TASKS_REFUSED = {
+    "gather": "await asyncio.gather(*[llm_query_async(p) for p in 'abcdefgh'], return_exceptions=True)\nafter = 1\n"
+    "await asyncio.sleep(50)",
+    "task_group": "async with asyncio.TaskGroup() as group:\n"
+    "    for p in 'abcdefgh': group.create_task(llm_query_async(p))\nawait asyncio.sleep(50)",
+    "background": "async def ask():\n    while True:\n        try: await llm_query_async('x')\n"
+    "        except Exception: pass\ntask = asyncio.create_task(ask())\nawait asyncio.sleep(50)",
+}
+
+
+@pytest.mark.parametrize("name", TASKS_REFUSED)
+def test_refusals_in_tasks_of_a_cell_end_at_most_the_cell(side: Side, loop: str, name: str) -> None:
+    """Never the host's event loop, on which the tasks of an inline cell run."""
+
+    async def main() -> None:
+        async with side.open(echo, limits=rlm.Limits(queries=2)) as env:
+            result = await env.execute_async(TASKS_REFUSED[name], timeout=5)
+            assert result.status in ("timeout", "error"), result.to_text()
+            assert result.wall_seconds < 5
+            assert len(result.queries) <= 2
+            assert (await env.execute_async("llm_query('a')")).value == "'<a>'"
+
+    run_on(loop, main)
 
 
 def test_a_query_in_its_record_is_what_was_asked(side: Side) -> None:
@@ -164,7 +190,7 @@ def test_rlm_query_goes_to_the_child_model(side: Side) -> None:
     run(main)
 
 
-def test_depth_travels_as_data_across_sides() -> None:
+def test_depth_travels_as_data_across_backends() -> None:
     """An environment inside the child of another, each on another side: events carry the level they were given."""
 
     async def main() -> None:
@@ -181,14 +207,16 @@ def test_depth_travels_as_data_across_sides() -> None:
         async with SIDES[2].open(deeper, listener=listen) as env:
             assert (await env.execute_async("llm_query('a')")).value == repr("'<a>'")
         levels = {name: [depth for known, depth in events if known == name] for name, _ in events}
-        assert levels == dict.fromkeys(("CellStarted", "QueryStarted"), [0, 1]) | dict.fromkeys(
-            ("CellFinished", "QueryFinished"), [1, 0]
-        )
+        # from the outside in, and out again
+        begins, ends = [0, 1], [1, 0]
+        assert levels == {
+            "CellStarted": begins, "QueryStarted": begins, "QueryFinished": ends, "CellFinished": ends
+        }  # fmt: skip
 
     run(main)
 
 
-def test_shared_openai_model_of_host_and_cells(side: Side) -> None:
+def test_shared_httpx_client_host_and_cell(side: Side) -> None:
     """One client object serves the host's loop and whatever loops a side has, before, during and after cells."""
 
     async def main() -> None:
@@ -243,11 +271,11 @@ def test_host_client_works_after_cells(side: Side) -> None:
 
 
 @pytest.mark.parametrize("side", [SIDES[0], SIDES[2], SIDES[3]], ids=lambda side: side.name)
-def test_limiter_is_respected_across_cells_and_batches(side: Side) -> None:
+def test_limiter_is_respected_across_cells(side: Side) -> None:
     """Ten batches at once, of the host and of a cell's, never have more than four requests at the server."""
 
     async def main() -> None:
-        async with open_server(latency=Latency.constant(0.003)) as server:
+        async with open_server(latency=constant(0.003)) as server:
             model = OpenAIModel("m", base_url=server.base_url)
             async with side.open(model, max_concurrency=4) as env:
                 batches = [env.llm_batch_query_async([f"{n} {i}" for i in range(8)]) for n in range(9)]

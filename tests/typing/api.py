@@ -60,12 +60,15 @@ class Own(Model):
         return Completion(text=request.prompt, model=self.name, usage=Usage(1, 2), finish_reason="stop")
 
 
-def models() -> None:
-    named: Model = open_model("openai/gpt-5-mini")
-    from_plain: Model = open_model(plain)
-    scripted: Model = ScriptedModel(["one", "two"])
-    answering: Model = ScriptedModel(lambda prompt: prompt[:3])
-    for model in (named, from_plain, scripted, answering, Own()):
+async def models() -> None:
+    async with open_model("openai/gpt-5-mini", base_url="http://127.0.0.1:8000/v1", api_key="none") as named:
+        assert_type(named, Model)
+        assert_type(await named.complete(Request("hello", max_tokens=20)), Completion)
+    async with open_model(plain) as from_plain:
+        assert_type(from_plain, Model)
+    scripted: Model = ScriptedModel(["one", "two", RuntimeError("three")])
+    answering: Model = ScriptedModel(lambda prompt: prompt[:3], latency_seconds=0.1)
+    for model in (scripted, answering, Own()):
         assert_type(model.name, str)
 
 
@@ -114,7 +117,18 @@ async def every_parameter() -> None:
     async with AsyncRLMReplEnvironment(sandbox="inline", use_pure_async=False, query_errors="raise") as env:
         await env.execute_async("pass")
     async with AsyncRLMReplEnvironment(sandbox="inline", use_pure_async=None) as env:
-        await env.execute_async("pass")
+        await env.execute_async("pass", timeout=5)
+    async with AsyncRLMReplEnvironment(sandbox="inline", bridge="nested", max_tokens=100) as env:
+        assert_type(env.path, str)
+
+
+def what_is_wrong_is_said() -> None:
+    AsyncRLMReplEnvironment(sandbox="docker")  # type: ignore[arg-type]
+    AsyncRLMReplEnvironment(query_errors="ignore")  # type: ignore[arg-type]
+    AsyncRLMReplEnvironment(use_pure_async="yes")  # type: ignore[arg-type]
+    AsyncRLMReplEnvironment(nonsense=1)  # type: ignore[call-arg]
+    RLM()  # type: ignore[call-arg]
+    Limits(cell_seconds="long")  # type: ignore[arg-type]
 
 
 async def every_method(env: AsyncRLMReplEnvironment) -> None:
@@ -127,7 +141,7 @@ async def every_method(env: AsyncRLMReplEnvironment) -> None:
     value: Any = await env.get_async("table")
     for name, shown in (await env.names_async()).items():
         print(name, shown)
-    await env.reset()
+    await env.reset_async()
     await env.aclose()
     print(result, one, many, mixed, value)
 
