@@ -13,10 +13,10 @@ import anyio
 
 from rlm.core.cell import CellResult
 from rlm.core.portable import decode_value
-from rlm.core.query import Answer, QueryRecord, Request
+from rlm.core.query import Answer, Request
 from rlm.sandbox.channel import Channel
 from rlm.sandbox.clock import CellClock
-from rlm.sandbox.desk import REFUSALS_BEFORE_STOP, Desk, refuse_all
+from rlm.sandbox.desk import REFUSALS_BEFORE_STOP, Desk, QueryLog, refuse_all, too_many
 from rlm.sandbox.launch import WorkerProcess
 from rlm.sandbox.outcome import read_outcome
 from rlm.sandbox.protocol import Frame, ProtocolError
@@ -26,6 +26,8 @@ from rlm.sandbox.values import pack_value
 _INTERRUPTS = 3
 _GRACE_SECONDS = 0.3
 _CANCEL_SECONDS = 0.5
+_OPEN_CALLS = 20_000
+_OPEN_BYTES = 1 << 30  # of prompts: a cell may send the same long text again and again
 _STRAY_FRAMES = 1000  # frames of earlier cells that are dropped before the worker counts as broken
 
 
@@ -52,9 +54,9 @@ class Conversation:
         self._process = worker.process
         self._cell_seconds = cell_seconds
         self._clock = CellClock()
-        self._records: list[QueryRecord] = []
+        self._records = QueryLog()
         self._calls: dict[int, Cancellable | None] = {}
-        self._asked = self._refused = self._strays = 0
+        self._asked = self._refused = self._strays = self._open_bytes = 0
         self._stopping = ""  # why the cell is being stopped
         self._killed = False
         self._broken = ""  # what the worker did against the protocol
@@ -112,6 +114,8 @@ class Conversation:
         number = frame.header["id"]
         if type(number) is not int or number in self._calls:
             raise ProtocolError("a call's id is not a new number")
+        if len(self._calls) >= _OPEN_CALLS:
+            raise ProtocolError(f"more than {_OPEN_CALLS:,} calls at once")
         return number
 
     def _ask(self, frame: Frame) -> None:
@@ -120,10 +124,13 @@ class Conversation:
         self._asked += len(requests)
         if self._stopping:
             return
+        size = len(frame.blob)
         if self._asked > self._desk.limits.queries:
-            self._reply(call, refuse_all(requests, self._desk.limits.queries))
+            self._reply(call, refuse_all(requests, too_many(self._desk.limits.queries)))
+        elif self._open_bytes + size > _OPEN_BYTES:
+            self._reply(call, refuse_all(requests, f"prompts of {_OPEN_BYTES:,} bytes are under way already"))
         else:
-            self._start(call, self._answer(call, requests))
+            self._start(call, self._answer(call, requests, size))
 
     def _start(self, call: int, work: Coroutine[Any, Any, None]) -> None:
         self._clock.wait_begins()
@@ -132,8 +139,9 @@ class Conversation:
         if call in self._calls:
             self._calls[call] = task
 
-    async def _answer(self, call: int, requests: Sequence[Request]) -> None:
+    async def _answer(self, call: int, requests: Sequence[Request], size: int) -> None:
         desk = self._desk
+        self._open_bytes += size
         # the cell is stopped at its deadline from here, which must not race with the query's own
         left = self._cell_seconds - self._clock.wall_seconds + _GRACE_SECONDS
         try:
@@ -144,6 +152,7 @@ class Conversation:
         except Exception as error:  # noqa: BLE001 -- our own fault, which must end the cell and not hang it
             self._fail(error)
         finally:
+            self._open_bytes -= size
             self._call_ended(call)
 
     def _reply(self, call: int, answers: Sequence[Answer]) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from rlm.bridge.base import Bridge
 from rlm.core.limits import Limits
-from rlm.core.query import Answer, AnswerError, Request
+from rlm.core.query import Answer, AnswerError, QueryRecord, Request
 from rlm.errors import UsageError
 from rlm.models.answerer import Answerer
 from rlm.models.limit import ConcurrencyLimit
 from rlm.models.threads import DaemonThreads
 
 _TOOL_CONCURRENCY = 32
+_LOGGED_CHARS = 256 << 20
+_BEGINNING_CHARS = 1000
 _RESERVED = frozenset({"FINAL", "FINAL_VAR", "FINAL_var", "SUBMIT", "SHOW_VARS", "answer", "context"})
 REFUSALS_BEFORE_STOP = 3
 
@@ -89,7 +91,29 @@ class Desk:
         return self.bridge.name
 
 
-def refuse_all(requests: Sequence[Request], limit: int) -> list[Answer]:
-    """The answers of queries that are over the limit of queries of one cell."""
-    error = AnswerError("refused", f"this cell may make {limit:,} queries (Limits(queries={limit})) and has made them")
-    return [Answer.failed(error) for _ in requests]
+class QueryLog(list[QueryRecord]):
+    """The records of one cell. Once its prompts add up to 256 MiB, further ones keep their beginning only.
+
+    Else a cell could fill the host's memory with questions that have long been answered.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._room_chars = _LOGGED_CHARS
+
+    def append(self, record: QueryRecord) -> None:
+        self._room_chars -= len(record.request.prompt)
+        if self._room_chars < 0 and len(record.request.prompt) > _BEGINNING_CHARS:
+            beginning = record.request.prompt[:_BEGINNING_CHARS] + " [cut]"
+            record = replace(record, request=replace(record.request, prompt=beginning))
+        super().append(record)
+
+
+def refuse_all(requests: Sequence[Request], reason: str) -> list[Answer]:
+    """The answers of queries that are over a limit."""
+    return [Answer.failed(AnswerError("refused", reason)) for _ in requests]
+
+
+def too_many(limit: int) -> str:
+    """Why a query over the number allowed to one cell is refused."""
+    return f"this cell may make {limit:,} queries (Limits(queries={limit})) and has made them"

@@ -17,13 +17,13 @@ from typing import Any
 import anyio
 
 from rlm.core.cell import CellResult
-from rlm.core.query import Answer, QueryRecord, Request
+from rlm.core.query import Answer, Request
 from rlm.core.waiting import in_trio
 from rlm.errors import ToolError, UsageError
 from rlm.repl import streams
 from rlm.repl.repl import Repl
 from rlm.sandbox.clock import CellClock
-from rlm.sandbox.desk import REFUSALS_BEFORE_STOP, Desk, refuse_all
+from rlm.sandbox.desk import REFUSALS_BEFORE_STOP, Desk, QueryLog, refuse_all, too_many
 
 _REFUSED_IMPORTS = {
     "nest_asyncio": "it would patch the host's event loop; use `await` or llm_batch_query, or sandbox='process'",
@@ -41,7 +41,7 @@ class InlineCell:
     def __init__(self, cell_seconds: float) -> None:
         self.clock = CellClock()
         self.cell_seconds = cell_seconds
-        self.records: list[QueryRecord] = []
+        self.records = QueryLog()
         self.asking: set[asyncio.Task[Any]] = set()
         self.asked = self.refused = self.abandoned = 0
         self.scope: anyio.CancelScope | None = None
@@ -83,7 +83,7 @@ class InlinePort:
         cell = self._running()
         cell.asked += len(requests)
         if cell.asked > self._desk.limits.queries:
-            answers = refuse_all(requests, self._desk.limits.queries)
+            answers = refuse_all(requests, too_many(self._desk.limits.queries))
         else:
             cell.clock.wait_begins()
             try:
