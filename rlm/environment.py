@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
@@ -15,7 +16,7 @@ from rlm.core.cell import CellResult
 from rlm.core.events import CellFinished, CellStarted, Listener
 from rlm.core.limits import Limits
 from rlm.core.query import Answer, Request
-from rlm.core.waiting import current_loop_key
+from rlm.core.waiting import current_loop_key, in_trio
 from rlm.errors import LLMQueryError, QueryRefused, UsageError
 from rlm.models.answerer import Answerer
 from rlm.models.base import Model
@@ -127,6 +128,7 @@ class AsyncRLMReplEnvironment:
         self._loop: Any = None
         self._turn: anyio.Lock
         self._opened = self._closed = False
+        self._closing: asyncio.Future[None] | None = None
 
     @property
     def path(self) -> str:
@@ -210,19 +212,33 @@ class AsyncRLMReplEnvironment:
             await self._sandbox.reset()
 
     async def aclose(self) -> None:
-        """Stop what runs, end the worker, close what this environment opened. Idempotent."""
-        if self._closed or self._pid != os.getpid():
+        """Stop what runs, end the worker, close what this environment opened. Idempotent.
+
+        Cancelled, it goes on closing by itself; a second call waits for the first one's end.
+        """
+        if self._pid != os.getpid():
             return
+        if id(self) in _executing.get():
+            raise UsageError("a cell of this environment waits for this call: close it from outside the cell")
         self._closed = True
         self._sandbox.stop("the environment was closed")
-        with anyio.CancelScope(shield=True):
-            if self._opened:
-                async with self._turn:
-                    await self._sandbox.aclose()
-            await self._bridge.aclose()
-            self._toolbox.close()
-            if self._owned and self._model is not None:
-                await self._model.aclose()
+        if in_trio():
+            with anyio.CancelScope(shield=True):
+                await self._close()
+            return
+        if self._closing is None:
+            # a task of its own: an anyio shield holds off anyio's cancellations, not a Task.cancel()
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        if self._loop is not None:
+            async with self._turn:
+                await self._sandbox.aclose()
+        await self._bridge.aclose()
+        self._toolbox.close()
+        if self._owned and self._model is not None:
+            await self._model.aclose()
 
     async def _ask(self, requests: list[Request]) -> list[Answer]:
         self._check_usable()

@@ -15,6 +15,18 @@ def in_trio() -> bool:
     return trio is not None and bool(trio.lowlevel.in_trio_run())
 
 
+def is_cancellation(error: BaseException) -> bool:
+    """Whether an exception is the cancellation of the running task, and not one that its own code has raised."""
+    if isinstance(error, asyncio.CancelledError):
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:  # not on an asyncio loop
+            return True
+        return task is None or task.cancelling() > 0
+    trio = sys.modules.get("trio")
+    return trio is not None and isinstance(error, trio.Cancelled)
+
+
 class Waiter(Generic[T]):
     """Made by the task that will wait; `deliver` may be called from any thread, and only the first call counts."""
 

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Sequence
 from time import perf_counter
 
+from rlm.core.describe import error_text
 from rlm.core.events import Listener, QueryFinished, QueryStarted
 from rlm.core.query import Answer, AnswerError, Completion, QueryRecord, Request
-from rlm.core.waiting import in_trio
+from rlm.core.waiting import in_trio, is_cancellation
 from rlm.errors import ModelError
 from rlm.models.base import Model
 from rlm.models.limit import ConcurrencyLimit
@@ -73,11 +74,13 @@ class Answerer:
         try:
             completion = await self._ask(query, child, seconds_left)
             answer = _succeeded(query, completion, child or self._model)
-        except Exception as error:  # noqa: BLE001 -- whatever a model raises is that query's failure
-            answer = _failed(query, _explain(error))
         except BaseException as error:
-            answer = _failed(query, AnswerError("cancelled", _CANCELLED))
-            if not _is_models_own(error):
+            if isinstance(error, asyncio.CancelledError) or is_cancellation(error):
+                answer = _failed(query, AnswerError("cancelled", _CANCELLED))
+            else:
+                answer = _failed(query, _explain(error))
+            # not raised: a CancelledError that the model got from a task it awaits, while nobody cancelled this one
+            if is_cancellation(error) or isinstance(error, (GeneratorExit, KeyboardInterrupt, SystemExit)):
                 self._note(query, answer, records)
                 raise
         self._note(query, answer, records)
@@ -214,31 +217,12 @@ def _failed(query: _Query, error: AnswerError) -> Answer:
     return Answer.failed(error, model=query.request.model or "", seconds=perf_counter() - query.started)
 
 
-def _explain(error: Exception) -> AnswerError:
+def _explain(error: BaseException) -> AnswerError:
     """A model's exception as data, its text bounded."""
-    try:
-        text = str(error)
-    except Exception as broken:  # noqa: BLE001 -- a stranger's __str__
-        text = f"(its text cannot be had: {type(broken).__name__})"
-    kind, attempts = "provider", 1
+    text = error_text(error, _MESSAGE_CHARS)
     if isinstance(error, ModelError):
-        kind, attempts = error.kind, error.attempts
-    else:
-        text = f"{type(error).__name__}: {text}"
-    if len(text) > _MESSAGE_CHARS:
-        text = f"{text[:_MESSAGE_CHARS]} [{len(text) - _MESSAGE_CHARS} characters more]"
-    return AnswerError(kind, text, attempts)
-
-
-def _is_models_own(error: BaseException) -> bool:
-    """Whether a CancelledError was raised by the model itself: nobody has cancelled the task it runs in."""
-    if not isinstance(error, asyncio.CancelledError):
-        return False
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:  # not on an asyncio loop
-        return False
-    return task is not None and task.cancelling() == 0
+        return AnswerError(error.kind, text, error.attempts)
+    return AnswerError("provider", f"{type(error).__name__}: {text}")
 
 
 def _slot(task: asyncio.Future[Answer]) -> Answer:

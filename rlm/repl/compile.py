@@ -6,6 +6,7 @@ import ast
 import itertools
 import linecache
 import re
+from _thread import RLock
 from collections import deque
 from types import CodeType
 
@@ -15,6 +16,8 @@ VALUE = "__cell_value__"
 CO_COROUTINE = 0x80
 _FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 _environments = itertools.count(1)
+# CPython before 3.11.8 raises SystemError where two threads make syntax trees at once
+_compiling = RLock()
 
 
 def is_cell(filename: str) -> bool:
@@ -34,7 +37,8 @@ def compile_cell(code: str, filename: str) -> CodeType:
     Raises SyntaxError, and for code nested too deeply RecursionError or MemoryError, with a note that says so.
     """
     try:
-        return _compile(code, filename)
+        with _compiling:
+            return _compile(code, filename)
     except (RecursionError, MemoryError) as error:
         error.add_note("The code of this cell is nested too deeply for the compiler: split it.")
         raise

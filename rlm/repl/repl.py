@@ -10,6 +10,7 @@ from typing import Any, Literal
 from rlm.core.cell import CellError, CellResult, Final
 from rlm.repl.capture import Capture
 from rlm.repl.compile import CO_COROUTINE, VALUE, Sources, compile_cell, to_normal, to_shown
+from rlm.repl.coroutine import with_errors_only
 from rlm.repl.final import Finals, make_final_words
 from rlm.repl.frames import to_bare_error, to_cell_error
 from rlm.repl.hints import Hints
@@ -133,13 +134,15 @@ class Repl:
         filename = self._sources.add(code, number)
         compiled = compile_cell(code, filename)
         if compiled.co_flags & CO_COROUTINE:
-            coroutine = eval(compiled, variables)
+            body = eval(compiled, variables)
+            coroutine: Any = with_errors_only(body)
             try:
                 drive(coroutine)
             finally:
                 # one that was never started would warn; one that a task still holds is the task's
                 if not coroutine.cr_running and not coroutine.cr_suspended:
                     coroutine.close()
+                    body.close()
         else:
             exec(compiled, variables)
         value = variables.pop(VALUE, None)

@@ -18,6 +18,10 @@ class Channel:
         self.fileno = sock.fileno()  # an int: selectors would build the repr of a socket at every registration
         self._reader = FrameReader(max_blob_bytes)
         self._unsent: list[memoryview] = []
+        self.drained = False
+        """Whether the last read found nothing."""
+        self.ended = False
+        """Whether the other end has closed the stream."""
 
     def receive(self) -> Iterator[Frame]:
         """Every frame that one read completes. EOFError at the end of the stream, ProtocolError for nonsense."""
@@ -25,11 +29,14 @@ class Channel:
             # recv, never recvmsg: descriptors that a worker sends along are dropped by the kernel
             data = self.socket.recv(self._reader.wanted)
         except BlockingIOError:
+            self.drained = True
             return iter(())
-        except OSError as error:
-            raise EOFError from error
+        except OSError:
+            data = b""
         if not data:
+            self.ended = True
             raise EOFError
+        self.drained = False
         return self._reader.feed(data)
 
     def send(self, header: Header, parts: list[bytes] | None = None) -> bool:

@@ -12,8 +12,10 @@ from typing import Any
 import anyio
 
 from rlm.core.cell import CellResult
+from rlm.core.describe import error_text
 from rlm.core.portable import decode_value
 from rlm.core.query import Answer, Request
+from rlm.core.waiting import is_cancellation
 from rlm.sandbox.channel import Channel
 from rlm.sandbox.clock import CellClock
 from rlm.sandbox.desk import REFUSALS_BEFORE_STOP, Desk, QueryLog, refuse_all, too_many
@@ -26,6 +28,7 @@ from rlm.sandbox.values import pack_value
 _INTERRUPTS = 3
 _GRACE_SECONDS = 0.3
 _CANCEL_SECONDS = 0.5
+_EXIT_SECONDS = 0.5
 _OPEN_CALLS = 20_000
 _OPEN_BYTES = 1 << 30  # of prompts: a cell may send the same long text again and again
 _STRAY_FRAMES = 1000  # frames of earlier cells that are dropped before the worker counts as broken
@@ -38,10 +41,10 @@ class Worker:
         """Start one; see `WorkerProcess`."""
         self.process = WorkerProcess()
         self.channel = Channel(self.process.socket, max_blob_bytes)
-        self.pump = make_pump(self.channel)
+        self.pump = make_pump(self.channel, self.process.pidfd)
 
     async def end(self) -> str:
-        """Kill the process if it lives and release everything; returns how it ended. Idempotent, not cancellable."""
+        """Kill the process if it lives and release everything; returns how it ended. Idempotent."""
         self.pump.close()
         return await self.process.end()
 
@@ -67,7 +70,7 @@ class Conversation:
     async def run(self, code: str) -> CellResult:
         """Send the cell, serve its calls, return its result."""
         source = code.encode("utf-8", "backslashreplace")
-        async with self._worker.pump.exchange(self._on_readable) as self._exchange:
+        async with self._worker.pump.exchange(self._on_readable, self._on_exit) as self._exchange:
             self._exchange.send({"t": "cell", "cell": self._number}, [source])
             limits = self._desk.limits
             self._exchange.later(self._cell_seconds, lambda: self.stop(f"cell_seconds={self._cell_seconds:g} passed"))
@@ -85,11 +88,23 @@ class Conversation:
             for frame in self._worker.channel.receive():
                 self._handle(frame)
         except EOFError:
-            self._exchange.finish()
+            # it is about to exit: how, is the cause to tell. One that closed its line and goes on is not waited for.
+            self._exchange.later(_EXIT_SECONDS, self._exchange.finish)
         except Exception as error:  # noqa: BLE001 -- whatever a worker's nonsense causes here ends that worker
             self._broken = self._broken or f"{type(error).__name__}: {error}"[:300]
-            self._process.kill()
-            self._exchange.finish()
+            self._kill()
+
+    def _on_exit(self) -> None:
+        # what it said before it died counts
+        channel = self._worker.channel
+        channel.drained = False
+        while self._done is None and not self._broken and not channel.drained and not channel.ended:
+            self._on_readable()
+        self._exchange.finish()
+
+    def _kill(self) -> None:
+        self._process.kill()
+        self._exchange.finish()  # without waiting for the end of the stream, which a child of the cell may hold
 
     def _handle(self, frame: Frame) -> None:
         if self._done is not None or frame.header.get("cell") != self._number:
@@ -149,8 +164,11 @@ class Conversation:
                 lambda: desk.answerer.answer_batch(requests, seconds_left=left, records=self._records)
             )
             self._reply(call, answers)
-        except Exception as error:  # noqa: BLE001 -- our own fault, which must end the cell and not hang it
-            self._fail(error)
+        except BaseException as error:
+            if not is_cancellation(error):
+                self._fail(error)  # our own fault, or the host's end: it must end the cell and not hang it
+            if not isinstance(error, Exception):
+                raise
         finally:
             self._open_bytes -= size
             self._call_ended(call)
@@ -191,9 +209,14 @@ class Conversation:
             value = await self._desk.tools.call(name, args, kwargs)
             spec, blob = pack_value(value)
             self._exchange.send({"t": "value", "id": call, "v": spec}, [] if blob is None else [blob])
-        except Exception as error:  # noqa: BLE001 -- a tool may raise anything; the cell is told
-            told = [type(error).__name__, str(error)[:2000]]
+        except BaseException as error:
+            # A tool may raise anything, CancelledErrors of tasks it awaits among it: the cell is told.
+            if is_cancellation(error):
+                raise
+            told = [type(error).__name__, error_text(error)]
             self._exchange.send({"t": "value", "id": call, "error": told})
+            if isinstance(error, (GeneratorExit, KeyboardInterrupt, SystemExit)):
+                raise
         finally:
             self._call_ended(call)
 
@@ -235,11 +258,11 @@ class Conversation:
             self._exchange.later(_GRACE_SECONDS, lambda: self._interrupt(times - 1))
         else:
             self._killed = True
-            self._process.kill()
+            self._kill()
 
-    def _fail(self, error: Exception) -> None:
-        self._broken = f"the host failed to answer: {type(error).__name__}: {error}"
-        self._process.kill()
+    def _fail(self, error: BaseException) -> None:
+        self._broken = f"the host failed to answer: {type(error).__name__}: {error_text(error)}"
+        self._kill()
 
     async def _give_up(self) -> None:
         """The caller was cancelled: let the worker acknowledge within half a second, which keeps its state."""

@@ -12,13 +12,14 @@ import re
 from collections.abc import Coroutine, Mapping, Sequence
 from contextvars import Context, ContextVar
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 
 from rlm.core.cell import CellResult
+from rlm.core.describe import error_text
 from rlm.core.query import Answer, Request
-from rlm.core.waiting import in_trio
+from rlm.core.waiting import in_trio, is_cancellation
 from rlm.errors import ToolError, UsageError
 from rlm.repl import streams
 from rlm.repl.repl import Repl
@@ -42,6 +43,7 @@ class InlineCell:
         self.clock = CellClock()
         self.cell_seconds = cell_seconds
         self.records = QueryLog()
+        self.task = None if in_trio() else asyncio.current_task()
         self.asking: set[asyncio.Task[Any]] = set()
         self.asked = self.refused = self.abandoned = 0
         self.scope: anyio.CancelScope | None = None
@@ -97,11 +99,20 @@ class InlinePort:
         if any(answer.error is not None and answer.error.kind == "refused" for answer in answers):
             cell.refused += 1
             if cell.refused >= REFUSALS_BEFORE_STOP:
-                raise KeyboardInterrupt(f"stopped: {REFUSALS_BEFORE_STOP} refused queries")
+                self._halt(cell, f"{REFUSALS_BEFORE_STOP} refused queries")
         if cell.clock.wall_seconds >= cell.cell_seconds:
             # the threaded side has no other moment in which a cell can be stopped
-            raise KeyboardInterrupt(f"stopped: cell_seconds={cell.cell_seconds:g} passed")
+            self._halt(cell, f"cell_seconds={cell.cell_seconds:g} passed")
         return answers
+
+    def _halt(self, cell: InlineCell, why: str) -> NoReturn:
+        cell.stopped = why
+        if self._desk.side != "threaded" and not in_trio() and asyncio.current_task() is not cell.task:
+            # in a task of the cell's, KeyboardInterrupt would leave through the host's loop and end it
+            if cell.scope is not None:
+                cell.scope.cancel()
+            raise asyncio.CancelledError(why)
+        raise KeyboardInterrupt(f"stopped: {why}")
 
     async def _run_tool(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         clock = self._running().clock
@@ -109,8 +120,10 @@ class InlinePort:
         try:
             with _HostSide():
                 return await self._desk.tools.call(name, args, kwargs)
-        except Exception as error:
-            raise ToolError(type(error).__name__, str(error)) from error
+        except BaseException as error:
+            if is_cancellation(error) or isinstance(error, (GeneratorExit, KeyboardInterrupt, SystemExit)):
+                raise
+            raise ToolError(type(error).__name__, error_text(error)) from error
         finally:
             clock.wait_ends()
 
@@ -181,8 +194,6 @@ class InlineSandbox:
         # the threaded side cannot be stopped while it waits: its queries end at the cell's deadline, and then it does
         late = scope.cancelled_caught or (not result.ok and cell.clock.wall_seconds >= cell_seconds)
         stopped = cell.stopped or (f"cell_seconds={cell_seconds:g} passed" if late else "")
-        if not stopped and cell.refused >= REFUSALS_BEFORE_STOP:
-            stopped = f"{REFUSALS_BEFORE_STOP} refused queries"
         return replace(
             result,
             status="timeout" if stopped else result.status,

@@ -59,7 +59,7 @@ class WorkerProcess:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
-            self._pidfd = os.pidfd_open(self._process.pid)
+            self.pidfd = os.pidfd_open(self._process.pid)
         except OSError as error:
             ours.close()
             shutil.rmtree(self._scratch, ignore_errors=True)
@@ -71,8 +71,10 @@ class WorkerProcess:
         self.pid = self._process.pid
 
     def exited(self) -> bool:
-        """Whether the process has ended. Costs one system call."""
-        return self._process.poll() is not None
+        """Whether the process has ended. Costs one system call; does not reap it, so that its group keeps its name."""
+        if self.pidfd < 0:
+            return True
+        return os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def interrupt(self) -> None:
         """Send SIGINT; harmless if the process has ended."""
@@ -83,39 +85,34 @@ class WorkerProcess:
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
-        if self._pidfd >= 0:
+        if self.pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):  # it has just ended
-                signal.pidfd_send_signal(self._pidfd, number)
+                signal.pidfd_send_signal(self.pidfd, number)
 
     async def end(self) -> str:
-        """Kill the process if it lives, reap it, release everything; returns how it ended. Not cancellable."""
-        if self._pidfd < 0:
-            return self.how_it_ended()
-        self.socket.close()
-        with anyio.CancelScope(shield=True):
-            if not self.exited():
-                self.kill()
-                with anyio.move_on_after(_EXIT_SECONDS):
-                    await anyio.wait_readable(self._pidfd)
-        return self._release()
+        """Kill the process and its group, reap it, release everything; returns how it ended. Idempotent.
 
-    def end_now(self) -> str:
-        """`end` for a caller without an event loop; waits at most a few seconds."""
-        if self._pidfd >= 0:
+        Cancelled, it still ends and releases everything before it raises: a killed process is reaped within about 1 ms.
+        """
+        if self.pidfd >= 0:
             self.socket.close()
-            self.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_EXIT_SECONDS)
-        return self._release()
-
-    def _release(self) -> str:
-        if self._pidfd >= 0:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_EXIT_SECONDS)
-            os.close(self._pidfd)
-            self._pidfd = -1
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            try:
+                if not self.exited():
+                    self.kill()
+                    with anyio.CancelScope(shield=True), anyio.move_on_after(_EXIT_SECONDS):
+                        await anyio.wait_readable(self.pidfd)
+            finally:
+                self._release()
         return self.how_it_ended()
+
+    def _release(self) -> None:
+        with contextlib.suppress(ProcessLookupError):  # what the cells started and left running ends with the worker
+            os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_EXIT_SECONDS)
+        os.close(self.pidfd)
+        self.pidfd = -1
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def how_it_ended(self) -> str:
         """`signal SIGSEGV`, `exit code 3`, or `still running`."""

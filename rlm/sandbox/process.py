@@ -143,8 +143,11 @@ class ProcessSandbox:
             if reply:
                 exchange.finish()
 
+        def on_exit() -> None:
+            exchange.finish()
+
         with anyio.move_on_after(seconds):
-            async with self._worker.pump.exchange(on_readable) as exchange:
+            async with self._worker.pump.exchange(on_readable, on_exit) as exchange:
                 exchange.send(header, parts)
                 await exchange.wait()
         if not reply:

@@ -51,38 +51,45 @@ class Exchange(Protocol):
 
 
 class Pump(Protocol):
-    """Moves one worker's frames for as long as the worker lives. `close` before the socket is closed."""
+    """Moves one worker's frames for as long as the worker lives. `close` before its descriptors are closed."""
 
-    def exchange(self, on_readable: Callable[[], None]) -> Exchange:
-        """Open an exchange: `on_readable` is called when bytes have arrived. One at a time."""
+    def exchange(self, on_readable: Callable[[], None], on_exit: Callable[[], None]) -> Exchange:
+        """Open an exchange: `on_readable` is called when bytes have arrived, `on_exit` when the process has ended.
+
+        The end of the stream does not tell the end of the process: a child of a cell may hold the socket open.
+        One exchange at a time.
+        """
 
     def close(self) -> None: ...
 
 
-def make_pump(channel: Channel) -> Pump:
-    """The pump for the library that runs."""
-    return _TrioPump(channel) if in_trio() else _AsyncioPump(channel)
+def make_pump(channel: Channel, pidfd: int) -> Pump:
+    """The pump for the library that runs. `pidfd`: the worker's."""
+    return _TrioPump(channel, pidfd) if in_trio() else _AsyncioPump(channel, pidfd)
 
 
 class _AsyncioPump:
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+    def __init__(self, channel: Channel, pidfd: int) -> None:
+        self._channel, self._pidfd = channel, pidfd
         self._loop = asyncio.get_running_loop()
-        self._reading = self._writing = False
-        self._on_readable = self._drop
+        self._reading = self._writing = self._waiting = False
+        self.idle()
         self._watch(True)
+        self._wait_exit(True)
 
-    def exchange(self, on_readable: Callable[[], None]) -> _AsyncioExchange:
-        self._on_readable = on_readable
+    def exchange(self, on_readable: Callable[[], None], on_exit: Callable[[], None]) -> _AsyncioExchange:
+        self._on_readable, self._on_exit = on_readable, on_exit
         self._watch(True)
+        self._wait_exit(True)
         return _AsyncioExchange(self, self._loop)
 
     def idle(self) -> None:
-        self._on_readable = self._drop
+        self._on_readable, self._on_exit = self._drop, _ignore
 
     def close(self) -> None:
         self._watch(False)
         self._write(False)
+        self._wait_exit(False)
 
     def send(self, header: Header, parts: list[bytes] | None = None) -> None:
         if not self._channel.send(header, parts):
@@ -90,14 +97,29 @@ class _AsyncioPump:
 
     def _readable(self) -> None:
         self._on_readable()
+        if self._channel.ended:  # else the loop would be called again for ever
+            self._watch(False)
+
+    def _exited(self) -> None:
+        self._wait_exit(False)
+        self._on_exit()
+
+    def _wait_exit(self, wanted: bool) -> None:
+        if wanted != self._waiting:
+            self._waiting = wanted
+            if wanted:
+                self._loop.add_reader(self._pidfd, self._exited)
+            else:
+                self._loop.remove_reader(self._pidfd)
 
     def _drop(self) -> None:
-        # Between exchanges a worker has nothing to say: read and forget. At its end stop watching, or the loop would
-        # be called for ever; the next exchange finds the end again.
+        # Between exchanges a worker has nothing to say: read and forget. The next exchange finds its end again.
         try:
             for _ in self._channel.receive():
                 pass
-        except (EOFError, ProtocolError):
+        except EOFError:
+            return
+        except ProtocolError:
             self._watch(False)
 
     def _watch(self, wanted: bool) -> None:
@@ -168,21 +190,27 @@ class _AsyncioExchange:
             await self._finished
 
 
-class _TrioPump:
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+def _ignore() -> None:
+    """The end of an idle worker: the next exchange finds it again."""
 
-    def exchange(self, on_readable: Callable[[], None]) -> _TrioExchange:
-        return _TrioExchange(self._channel, on_readable)
+
+class _TrioPump:
+    def __init__(self, channel: Channel, pidfd: int) -> None:
+        self._channel, self._pidfd = channel, pidfd
+
+    def exchange(self, on_readable: Callable[[], None], on_exit: Callable[[], None]) -> _TrioExchange:
+        return _TrioExchange(self._channel, self._pidfd, on_readable, on_exit)
 
     def close(self) -> None:
         """Nothing lasts longer than an exchange."""
 
 
 class _TrioExchange:
-    def __init__(self, channel: Channel, on_readable: Callable[[], None]) -> None:
-        self._channel = channel
-        self._on_readable = on_readable
+    def __init__(
+        self, channel: Channel, pidfd: int, on_readable: Callable[[], None], on_exit: Callable[[], None]
+    ) -> None:
+        self._channel, self._pidfd = channel, pidfd
+        self._on_readable, self._on_exit = on_readable, on_exit
         self._group = anyio.create_task_group()
         self._finished = anyio.Event()
         self._unsent = anyio.Event()
@@ -192,6 +220,7 @@ class _TrioExchange:
         await self._group.__aenter__()
         self._run_beside(self._read)
         self._run_beside(self._write)
+        self._run_beside(self._wait_exit)
         return self
 
     def _run_beside(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Cancellable:
@@ -217,9 +246,13 @@ class _TrioExchange:
                 raise
 
     async def _read(self) -> None:
-        while not self._finished.is_set():
+        while not self._finished.is_set() and not self._channel.ended:
             await anyio.wait_readable(self._channel.fileno)
             self._on_readable()
+
+    async def _wait_exit(self) -> None:
+        await anyio.wait_readable(self._pidfd)
+        self._on_exit()
 
     async def _write(self) -> None:
         while True:

@@ -202,6 +202,7 @@ def _package_home() -> str:
 
 def main(descriptor: int) -> None:
     """Reply to the settings, or say why not; then serve."""
+    os.set_inheritable(descriptor, False)  # what a cell starts must not hold the host's line open
     interrupts = Interrupts()
     link = Link(socket.socket(fileno=descriptor), interrupts)
     settings = link.next_command().header
