@@ -53,8 +53,9 @@ check: $(STAMP)
 	$(RUN) ruff format --check $(CODE)
 	$(RUN) mypy
 
+# worksteal: what waits is spread over the cores, and the tests of a file mostly stay together with its fixtures.
 test: check
-	$(RUN) pytest
+	$(RUN) pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 bench: $(STAMP)
 	$(RUN) pytest benchmarks -q --benchmark-enable --benchmark-only --benchmark-sort=name --benchmark-columns=median,min,max,iqr,rounds $(ARGS)

@@ -16,9 +16,12 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from functools import lru_cache
+from types import CodeType
 from typing import Any, TypeVar
+from unittest import mock
 
 from rlm.bridge.base import Make
+from rlm.repl.compile import compile_cell
 
 T = TypeVar("T")
 
@@ -36,7 +39,19 @@ def background_loop() -> asyncio.AbstractEventLoop:
 @lru_cache(maxsize=1)
 def cell_threads() -> ThreadPoolExecutor:
     """The lasting threads that inline cells run in."""
+    _compile_one_at_a_time()
     return ThreadPoolExecutor(_CELLS_AT_ONCE, "cell")
+
+
+def _compile_one_at_a_time() -> None:
+    """Make cells compile under a lock: CPython before 3.11.8 raises SystemError where two threads make an AST."""
+    lock = threading.Lock()
+
+    def locked(code: str, filename: str) -> CodeType:
+        with lock:
+            return compile_cell(code, filename)
+
+    mock.patch("rlm.repl.repl.compile_cell", locked).start()  # for as long as the process lasts
 
 
 class BackgroundBridge:

@@ -79,7 +79,8 @@ def _extra(samples: list[Sample]) -> dict[str, float]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if _rows:
+    verdicts = judge(_rows)
+    if verdicts:
         terminalreporter.section("verdict: targets are reported, never asserted")
-        for line in to_lines(judge(_rows)):
+        for line in to_lines(verdicts):
             terminalreporter.write_line(line)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import select
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,6 +23,7 @@ from rlm.bench.server_process import ServerProcess, open_server_process
 
 _REPLY_SECONDS = 120.0
 _STOP_SECONDS = 5.0
+_SETTLE_SECONDS = 0.02  # the connections that a round has closed are then closed at the server too, before the next
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -30,6 +33,7 @@ class Rival:
 
     wire: None (a model in memory), `http` or `https`: the loopback server, whose latency is the option `latency`.
     own_server: one for this rival alone, so that it is given the same sequence of delays as the others.
+    own_host: a process that no other case has grown.
     """
 
     label: str
@@ -39,6 +43,7 @@ class Rival:
     rounds: int | None = None
     wire: str | None = None
     own_server: bool = False
+    own_host: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,10 +161,10 @@ class Arena:
         return known
 
     def _begin(self, rival: Rival, stack: ExitStack) -> tuple[_Host, int]:
-        bridge = split(rival.side)[1]
-        host = self._hosts.get(bridge)
+        key = f"{rival.case} {rival.side}" if rival.own_host else split(rival.side)[1]
+        host = self._hosts.get(key)
         if host is None or host.dead:
-            host = self._hosts[bridge] = _Host()
+            host = self._hosts[key] = _Host()
             self._stack.callback(host.stop)
         self._numbers += 1
         number = self._numbers
@@ -182,15 +187,17 @@ class Arena:
 
 def _measure(contest: Contest, entered: Sequence[tuple[Rival, _Host, int]]) -> dict[str, Record]:
     found: dict[str, list[Sample]] = {rival.label: [] for rival in contest.rivals}
+    order = random.Random(contest.name)
     for turn in range(contest.warmups + contest.rounds):
         due = [
             (rival, host, number)
             for rival, host, number in entered
             if turn < contest.warmups + (rival.rounds or contest.rounds)
         ]
-        # each turn begins with another one: nobody always runs behind the same neighbour
-        due = due[turn % len(due) :] + due[: turn % len(due)]
+        order.shuffle(due)  # nobody always runs behind the same neighbour
         for group in [due] if contest.together else [[one] for one in due]:
+            if any(rival.wire for rival, _, _ in group):
+                threading.Event().wait(_SETTLE_SECONDS)
             for _, host, number in group:
                 host.send(do="round", number=number)
             replies = [host.reply() for _, host, _ in group]  # all of them, also where one is a failure

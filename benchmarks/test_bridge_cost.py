@@ -15,9 +15,9 @@ from benchmarks.sides import INLINE, PROCESS
 
 Enter = Callable[[Contest, str], object]
 
-# One round is `times` calls: the costly sides make fewer, so that all rounds are about equally long.
-TIMES = {"pure_async": 2000, "threaded": 50, "background": 200, "nested": 500}
-ROUNDS = 40
+# One round is `times` calls, few milliseconds: most rounds then fall between two interruptions by other programs.
+TIMES = {"pure_async": 300, "threaded": 15, "background": 60, "nested": 200}
+ROUNDS = 80
 
 
 def _inline(case: str) -> tuple[Rival, ...]:
@@ -26,15 +26,15 @@ def _inline(case: str) -> tuple[Rival, ...]:
 
 BRIDGE = Contest(
     "bridge",
-    (Rival("plain await", "plain_await", "inline/pure_async", {"times": 2000}), *_inline("bridged_wait")),
+    (Rival("plain await", "plain_await", "inline/pure_async", {"times": 500}), *_inline("bridged_wait")),
     ROUNDS,
 )
 QUERY = Contest("inline query", _inline("queries"), ROUNDS)
 
 
 def _process(name: str, case: str) -> Contest:
-    echo = Rival("echo of the same bytes", f"echo_of_{case}", "process/pure_async", {"times": 100})
-    return Contest(name, (echo, *sided(case, PROCESS, times=100)), ROUNDS)
+    echo = Rival("echo of the same bytes", f"echo_of_{case}", "process/pure_async", {"times": 40})
+    return Contest(name, (echo, *sided(case, PROCESS, times=40)), ROUNDS)
 
 
 CELL_TRIP = _process("process cell", "cells")

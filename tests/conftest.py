@@ -11,10 +11,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 LEFT_OVER_SECONDS = 5.0
 """How long a test's threads and children may take to end after it."""
+
+# The time of one example says how loaded the machine is: the test's timeout catches a hang. Where the checkout may only
+# be read, Hypothesis would warn that it cannot remember failed examples: there it prints how to repeat one.
+hypothesis.settings.register_profile(
+    "rlm",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    print_blob=True,
+    **({} if os.access(os.curdir, os.W_OK) else {"database": None}),
+)
+hypothesis.settings.load_profile("rlm")
 
 _outside: list[str] = []
 

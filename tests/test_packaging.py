@@ -102,9 +102,10 @@ def test_a_cell_runs_and_queries_from_the_installed_package(installed: Installed
 
 
 def test_the_demo_runs_from_the_installed_package(installed: Installed) -> None:
-    done = installed.run(installed.rlm, "demo", "--json", seconds=120)
+    done = installed.run(installed.rlm, "demo", "--json", "--orphans", "24", seconds=120)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)
+    data = json.loads(done.stdout)
+    assert data["identical"] is True and len(data["sides"]) == 4
 
 
 def test_a_callers_file_is_well_typed_against_the_installed_package(installed: Installed) -> None:

@@ -122,7 +122,10 @@ def make_builtins(refused_imports: Mapping[str, str], list_variables: Callable[[
         import pydoc
 
         output = io.StringIO()
-        pydoc.Helper(io.StringIO(), output).help(subject[0])
+        try:
+            pydoc.Helper(io.StringIO(), output).help(subject[0])
+        except ImportError as error:  # before Python 3.11.4 it does not print that there is nothing of that name
+            output.write(str(error))
         print(pydoc.plain(output.getvalue()))
 
     for function in (input, exit, help):

@@ -54,6 +54,23 @@ def test_the_coroutine_of_a_cell_that_is_never_driven_does_not_warn(bench: Any) 
     assert result.error is not None and result.error.message == "no loop" and result.stderr == ""
 
 
+@pytest.mark.parametrize("raising", ["raise StopIteration(5)", "next(iter([]))", "def f(): next(iter([]))\nf()"])
+def test_a_stop_iteration_after_an_await_is_an_error_with_its_line(bench: Any, raising: str) -> None:
+    error = bench.error(f"before = 1\nawait asyncio.sleep(0)\n{raising}")
+    assert (error.type, error.message) == ("RuntimeError", "coroutine raised StopIteration")
+    assert "<cell 1>" in error.traceback and "await" not in error.traceback
+    assert bench.value("before") == "1"
+
+
+def test_what_is_thrown_into_a_waiting_cell_arrives_at_its_await(bench: Any) -> None:
+    bench.ok(
+        "caught = []\nasyncio.get_running_loop().call_later(0.01, asyncio.current_task().cancel)\n"
+        "try: await asyncio.sleep(50)\nexcept asyncio.CancelledError: caught.append(1)\nawait asyncio.sleep(0)"
+    )
+    assert bench.value("caught") == "[1]"
+    assert bench.error("asyncio.current_task().cancel()\nawait asyncio.sleep(50)").type == "CancelledError"
+
+
 def test_a_variable_assigned_before_an_exception_is_kept(bench: Any) -> None:
     assert bench.error("kept = 1\nraise ValueError('x')").type == "ValueError"
     assert bench.value("kept") == "1"

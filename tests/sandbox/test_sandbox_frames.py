@@ -45,7 +45,7 @@ def test_frames_survive_any_cut_of_the_stream(frames: list, places: list[int]) -
 
 
 @given(FRAMES)
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_frames_survive_byte_by_byte(frames: list) -> None:
     data = b"".join(pack(dict(header), parts) for header, parts in frames)
     assert len(read(*(data[i : i + 1] for i in range(len(data))))) == len(frames)

@@ -157,7 +157,7 @@ def test_a_worker_that_never_reads_cannot_hold_its_host(process_side: Side) -> N
     """Answers for which the socket has no room wait; the cell ends at its deadline."""
     script = "[send({'t': 'ask', 'cell': cell, 'id': n, 'q': [['llm', None, 5]]}, [b'a' * 2000]) for n in range(3000)]"
     result = run_hostile(f"{script}\nimport signal\nsignal.signal(2, signal.SIG_IGN)\nsignal.pause()", process_side,
-                         cell_timeout=1.0)  # fmt: skip
+                         cell_timeout=0.5)  # fmt: skip
     assert result.status == "killed"
     assert len(result.queries) <= 3000
 

@@ -16,7 +16,7 @@ import rlm
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
-@pytest.mark.parametrize("size", [60_000, 65_535, 65_536, 70_000, 300_000])
+@pytest.mark.parametrize("size", [65_536, 300_000])
 def test_frame_over_64KiB_both_ways(process_side: Side, loop: str, size: int) -> None:
     async def main() -> None:
         async with process_side.open(echo, "c" * size) as env:
