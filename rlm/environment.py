@@ -51,7 +51,7 @@ class Parameters(TypedDict, total=False):
 
 
 _SANDBOXES: dict[str, Callable[[Desk], Sandbox]] = {"process": ProcessSandbox, "inline": InlineSandbox}
-_executing: ContextVar[tuple[int, ...]] = ContextVar("rlm_executing", default=())
+_executing: ContextVar[tuple[object, ...]] = ContextVar("rlm_executing", default=())
 
 
 class AsyncRLMReplEnvironment:
@@ -128,6 +128,7 @@ class AsyncRLMReplEnvironment:
         self._loop: Any = None
         self._turn: anyio.Lock
         self._opened = self._closed = False
+        self._execution: object | None = None
         self._closing: asyncio.Future[None] | None = None
 
     @property
@@ -157,10 +158,12 @@ class AsyncRLMReplEnvironment:
         async with self._my_turn():
             if self._listener is not None:
                 self._listener(CellStarted(self._depth, code))
-            executing = _executing.set((*_executing.get(), id(self)))
+            self._execution = object()
+            executing = _executing.set((*_executing.get(), self._execution))
             try:
                 result = await self._sandbox.run_cell(code, seconds)
             finally:
+                self._execution = None
                 _executing.reset(executing)
             if self._listener is not None:
                 self._listener(CellFinished(self._depth, result))
@@ -218,7 +221,7 @@ class AsyncRLMReplEnvironment:
         """
         if self._pid != os.getpid():
             return
-        if id(self) in _executing.get():
+        if self._is_inside():
             raise UsageError("a cell of this environment waits for this call: close it from outside the cell")
         self._closed = True
         self._sandbox.stop("the environment was closed")
@@ -246,9 +249,13 @@ class AsyncRLMReplEnvironment:
 
     def _my_turn(self) -> _Turn:
         self._check_usable()
-        if id(self) in _executing.get():
+        if self._is_inside():
             raise UsageError("this environment is running the very cell that waits for this call: use another one")
         return _Turn(self)
+
+    def _is_inside(self) -> bool:
+        """Whether the caller is a tool or model of the cell that is running now, or something they started."""
+        return self._execution is not None and self._execution in _executing.get()
 
     def _check_usable(self) -> None:
         if self._closed:

@@ -52,7 +52,7 @@ class ModelError(RLMError):
 
 
 class SandboxError(RLMError):
-    """No worker can be had, or the environment's worker cannot be used: start another environment."""
+    """No worker can be had, or it was lost outside a cell: the next call tries with a fresh one."""
 
 
 class LLMQueryError(RLMError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import itertools
 import linecache
 import re
@@ -32,19 +33,28 @@ def to_shown(text: str) -> str:
 
 
 def compile_cell(code: str, filename: str) -> CodeType:
-    """Compile with top-level await; a last expression is assigned to `VALUE`. No future flag of ours is inherited.
+    """Compile with top-level await. A lone expression is the code's own value; else a last one is assigned to `VALUE`.
 
+    No future flag of ours is inherited.
     Raises SyntaxError, and for code nested too deeply RecursionError or MemoryError, with a note that says so.
     """
     try:
         with _compiling:
-            return _compile(code, filename)
+            try:
+                return _compile(code, filename)
+            except SystemError:  # a thread that formats a traceback makes syntax trees without our lock
+                return _compile(code, filename)
     except (RecursionError, MemoryError) as error:
         error.add_note("The code of this cell is nested too deeply for the compiler: split it.")
         raise
 
 
 def _compile(code: str, filename: str) -> CodeType:
+    if "\n" not in code:
+        with contextlib.suppress(SyntaxError):  # a statement: below
+            # a lone expression needs no syntax tree to be taken apart: 3 us instead of 10
+            lone: CodeType = compile(code, filename, "eval", _FLAGS, dont_inherit=True)
+            return lone
     tree = compile(code, filename, "exec", _FLAGS | ast.PyCF_ONLY_AST, dont_inherit=True)
     last = tree.body[-1] if tree.body else None
     if isinstance(last, ast.Expr):

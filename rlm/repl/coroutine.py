@@ -7,17 +7,17 @@ from collections.abc import Coroutine, Generator
 from typing import Any
 
 
-async def with_errors_only(body: Coroutine[Any, Any, Any]) -> None:
-    """Run `body` to its end; a StopIteration that leaves it is a RuntimeError.
+async def with_errors_only(body: Coroutine[Any, Any, Any]) -> Any:
+    """Run `body` to its end and return its value; a StopIteration that leaves it is a RuntimeError.
 
     Python does that for every coroutine function (PEP 479), but since 3.12 by code that the compiler adds to
     functions alone: a cell's `next(iter([]))` after an `await` would otherwise look like its return, or hang a task.
     """
-    await _step(body)
+    return await _step(body)
 
 
 @types.coroutine
-def _step(body: Coroutine[Any, Any, Any]) -> Generator[Any, Any, None]:
+def _step(body: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
     resume: Any = body.send
     sent: Any = None
     try:
@@ -28,7 +28,7 @@ def _step(body: Coroutine[Any, Any, Any]) -> Generator[Any, Any, None]:
                 # one that was raised has a frame below this one; a return has none
                 if end.__traceback__ is not None and end.__traceback__.tb_next is not None:
                     raise RuntimeError("coroutine raised StopIteration") from end
-                return
+                return end.value
             try:
                 resume, sent = body.send, (yield awaited)
             except BaseException as error:  # noqa: BLE001 -- thrown on to the body, which raises it or not

@@ -16,7 +16,7 @@ from rlm.repl.frames import to_bare_error, to_cell_error
 from rlm.repl.hints import Hints
 from rlm.repl.namespace import Namespace
 from rlm.repl.port import Port
-from rlm.repl.streams import capturing, find_capture
+from rlm.repl.streams import abandon, capturing, find_capture
 from rlm.repl.text import to_bounded_repr
 from rlm.repl.vocabulary import make_query_words, make_tools
 
@@ -92,6 +92,16 @@ class Repl:
             wall_seconds=time.perf_counter() - started,
         )
 
+    def abandon(self) -> CellResult:
+        """Give up the running cell, whose code will never go on: what it printed, and the streams back in place."""
+        capture, self.capture, self.running = self.capture, None, False
+        if capture is None:
+            return CellResult(status="error")
+        stdout, stderr = capture.stdout.finish(), capture.stderr.finish()
+        abandon(capture)
+        final = self._finals.end(self._namespace.variables)
+        return CellResult(status="error", stdout=to_shown(stdout), stderr=to_shown(stderr), final=final)
+
     def set(self, name: str, value: Any) -> None:
         """Bind a variable. Raises UsageError for a name that cells could not use."""
         self._namespace.set(name, value)
@@ -137,15 +147,16 @@ class Repl:
             body = eval(compiled, variables)
             coroutine: Any = with_errors_only(body)
             try:
-                drive(coroutine)
+                value = drive(coroutine)
             finally:
                 # one that was never started would warn; one that a task still holds is the task's
                 if not coroutine.cr_running and not coroutine.cr_suspended:
                     coroutine.close()
                     body.close()
         else:
-            exec(compiled, variables)
-        value = variables.pop(VALUE, None)
+            value = eval(compiled, variables)
+        if value is None:
+            value = variables.pop(VALUE, None)
         return None if value is None else to_bounded_repr(value, self._output_chars)
 
     def _describe(self, error: BaseException) -> CellError:

@@ -167,10 +167,15 @@ class capturing:
 
     def __exit__(self, *_: object) -> None:
         _reset(self._token)
-        if self._capture.outside is not None:
-            sys.stdout, sys.stderr = self._capture.outside
-            self._capture.outside = None
-        uninstall()
+        abandon(self._capture)
+
+
+def abandon(capture: Capture) -> None:
+    """Give `sys` its streams back: at the end of `capturing`, or for a cell that never comes to it."""
+    if capture.outside is not None:
+        sys.stdout, sys.stderr = capture.outside
+        capture.outside = None
+    uninstall()
 
 
 class host_side:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import deque
 from collections.abc import Iterator
 
 from rlm.sandbox.protocol import Frame, FrameReader, Header, ProtocolError, pack
@@ -17,7 +18,8 @@ class Channel:
         self.socket = sock
         self.fileno = sock.fileno()  # an int: selectors would build the repr of a socket at every registration
         self._reader = FrameReader(max_blob_bytes)
-        self._unsent: list[memoryview] = []
+        self._unsent: deque[memoryview] = deque()
+        self._unsent_bytes = 0
         self.drained = False
         """Whether the last read found nothing."""
         self.ended = False
@@ -51,12 +53,16 @@ class Channel:
                 return True
             if taken == len(data):
                 return True
-            self._unsent.append(memoryview(data)[taken:])
+            self._keep(memoryview(data)[taken:])
             return False
-        self._unsent.append(memoryview(data))
-        if sum(map(len, self._unsent)) > _UNSENT_BYTES:
-            raise ProtocolError("the worker does not read what it asked for")
+        self._keep(memoryview(data))
         return self.flush()
+
+    def _keep(self, rest: memoryview) -> None:
+        self._unsent_bytes += len(rest)
+        if self._unsent_bytes > _UNSENT_BYTES:
+            raise ProtocolError("the worker does not read what it asked for")
+        self._unsent.append(rest)
 
     def flush(self) -> bool:
         """Send what waits; True if nothing is left."""
@@ -68,9 +74,11 @@ class Channel:
                 return False
             except OSError:
                 unsent.clear()
+                self._unsent_bytes = 0
                 return True
+            self._unsent_bytes -= taken
             if taken == len(unsent[0]):
-                del unsent[0]
+                unsent.popleft()
             else:
                 unsent[0] = unsent[0][taken:]
         return True

@@ -30,7 +30,9 @@ _GRACE_SECONDS = 0.3
 _CANCEL_SECONDS = 0.5
 _EXIT_SECONDS = 0.5
 _OPEN_CALLS = 20_000
-_OPEN_BYTES = 1 << 30  # of prompts: a cell may send the same long text again and again
+_OPEN_BYTES = 256 << 20  # of prompts and arguments: a cell may send the same long text again and again
+_TOO_MUCH = f"prompts and arguments of {_OPEN_BYTES:,} bytes are under way already"
+_STRAY_BYTES = 1 << 16
 _STRAY_FRAMES = 1000  # frames of earlier cells that are dropped before the worker counts as broken
 
 
@@ -59,6 +61,7 @@ class Conversation:
         self._clock = CellClock()
         self._records = QueryLog()
         self._calls: dict[int, Cancellable | None] = {}
+        self._sizes: dict[int, int] = {}
         self._asked = self._refused = self._strays = self._open_bytes = 0
         self._stopping = ""  # why the cell is being stopped
         self._killed = False
@@ -107,8 +110,10 @@ class Conversation:
         self._exchange.finish()  # without waiting for the end of the stream, which a child of the cell may hold
 
     def _handle(self, frame: Frame) -> None:
+        if frame.type == "failed":
+            raise ProtocolError(f"the worker failed: {str(frame.header.get('text'))[-200:]}")
         if self._done is not None or frame.header.get("cell") != self._number:
-            self._strays += 1
+            self._strays += 1 + len(frame.blob) // _STRAY_BYTES
             if self._strays > _STRAY_FRAMES:
                 raise ProtocolError("too many frames that belong to no running cell")
             return
@@ -143,20 +148,21 @@ class Conversation:
         if self._asked > self._desk.limits.queries:
             self._reply(call, refuse_all(requests, too_many(self._desk.limits.queries)))
         elif self._open_bytes + size > _OPEN_BYTES:
-            self._reply(call, refuse_all(requests, f"prompts of {_OPEN_BYTES:,} bytes are under way already"))
+            self._reply(call, refuse_all(requests, _TOO_MUCH))
         else:
-            self._start(call, self._answer(call, requests, size))
+            self._start(call, self._answer(call, requests), size)
 
-    def _start(self, call: int, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, call: int, work: Coroutine[Any, Any, None], size: int) -> None:
         self._clock.wait_begins()
+        self._open_bytes += size
+        self._sizes[call] = size
         self._calls[call] = None  # an eager task may have ended when `start` returns
         task = self._exchange.start(work)
         if call in self._calls:
             self._calls[call] = task
 
-    async def _answer(self, call: int, requests: Sequence[Request], size: int) -> None:
+    async def _answer(self, call: int, requests: Sequence[Request]) -> None:
         desk = self._desk
-        self._open_bytes += size
         # the cell is stopped at its deadline from here, which must not race with the query's own
         left = self._cell_seconds - self._clock.wall_seconds + _GRACE_SECONDS
         try:
@@ -170,7 +176,6 @@ class Conversation:
             if not isinstance(error, Exception):
                 raise
         finally:
-            self._open_bytes -= size
             self._call_ended(call)
 
     def _reply(self, call: int, answers: Sequence[Answer]) -> None:
@@ -201,8 +206,13 @@ class Conversation:
         parts = frame.parts()
         args = [_argument(spec, parts) for spec in frame.header["args"]]
         kwargs = {str(key): _argument(spec, parts) for key, spec in frame.header["kwargs"].items()}
-        if not self._stopping:
-            self._start(call, self._run_tool(call, name, args, kwargs))
+        size = len(frame.blob)
+        if self._stopping:
+            return
+        if self._open_bytes + size > _OPEN_BYTES:
+            self._exchange.send({"t": "value", "id": call, "error": ["QueryRefused", _TOO_MUCH]})
+        else:
+            self._start(call, self._run_tool(call, name, args, kwargs), size)
 
     async def _run_tool(self, call: int, name: str, args: list[Any], kwargs: dict[str, Any]) -> None:
         try:
@@ -223,6 +233,7 @@ class Conversation:
     def _call_ended(self, call: int) -> None:
         if call in self._calls:
             del self._calls[call]
+            self._open_bytes -= self._sizes.pop(call)
             self._clock.wait_ends()
 
     def _call_off(self, call: int) -> None:

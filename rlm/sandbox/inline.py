@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import anyio
 
-from rlm.core.cell import CellResult
+from rlm.core.cell import CellError, CellResult
 from rlm.core.describe import error_text
 from rlm.core.query import Answer, Request
 from rlm.core.waiting import in_trio, is_cancellation
@@ -188,15 +188,19 @@ class InlineSandbox:
             self._notice = f"{notice}[The previous cell was cancelled: variables are kept.]"
             raise
         finally:
-            await self._end_tasks(cell)
-            self._port.cell = None
-        result = outcome[0]
+            try:
+                await self._end_tasks(cell)
+            finally:
+                self._port.cell = None
+        # Empty: a cell that swallowed its cancellation again and again, which the bridge has left suspended for good.
+        result = outcome[0] if outcome else self._repl.abandon()
         # the threaded side cannot be stopped while it waits: its queries end at the cell's deadline, and then it does
         late = scope.cancelled_caught or (not result.ok and cell.clock.wall_seconds >= cell_seconds)
         stopped = cell.stopped or (f"cell_seconds={cell_seconds:g} passed" if late else "")
         return replace(
             result,
             status="timeout" if stopped else result.status,
+            error=_stopped_error(result.error, stopped) if stopped else result.error,
             cause=stopped or None,
             queries=tuple(cell.records),
             abandoned=cell.abandoned,
@@ -261,6 +265,12 @@ class InlineSandbox:
             for task in tasks:
                 if task.done() and not task.cancelled():
                     task.exception()  # seen: a failure during cleanup is nobody's news
+
+
+def _stopped_error(error: CellError | None, why: str) -> CellError:
+    """What the author of a stopped cell is shown: where it was, and why; not by which means of the host's."""
+    frames = error.traceback.rstrip("\n").splitlines()[:-1] if error is not None else []
+    return CellError("KeyboardInterrupt", why, "\n".join([*frames, f"KeyboardInterrupt: {why}"]) + "\n")
 
 
 def _belongs(task: asyncio.Task[Any], cell: InlineCell) -> bool:

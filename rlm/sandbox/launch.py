@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import weakref
 from pathlib import Path
 
 import anyio
@@ -69,6 +70,8 @@ class WorkerProcess:
         ours.setblocking(False)
         self.socket = ours
         self.pid = self._process.pid
+        # also at the end of a program that closed nothing, and for an environment that was dropped
+        self._release = weakref.finalize(self, _clean, self._process, self.pidfd, ours, self._scratch, os.getpid())
 
     def exited(self) -> bool:
         """Whether the process has ended. Costs one system call; does not reap it, so that its group keeps its name."""
@@ -103,16 +106,8 @@ class WorkerProcess:
                         await anyio.wait_readable(self.pidfd)
             finally:
                 self._release()
+                self.pidfd = -1
         return self.how_it_ended()
-
-    def _release(self) -> None:
-        with contextlib.suppress(ProcessLookupError):  # what the cells started and left running ends with the worker
-            os.killpg(self.pid, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_EXIT_SECONDS)
-        os.close(self.pidfd)
-        self.pidfd = -1
-        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def how_it_ended(self) -> str:
         """`signal SIGSEGV`, `exit code 3`, or `still running`."""
@@ -125,3 +120,18 @@ class WorkerProcess:
             return f"signal {signal.Signals(-code).name}"
         except ValueError:
             return f"signal {-code}"
+
+
+def _clean(process: subprocess.Popen[bytes], pidfd: int, sock: socket.socket, scratch: str, owner: int) -> None:
+    """Kill, reap, close, remove; nothing in a forked child of the host, whose worker it is not."""
+    if os.getpid() != owner:
+        return
+    sock.close()
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)  # what the cells started and left running ends with the worker
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_EXIT_SECONDS)
+    os.close(pidfd)
+    shutil.rmtree(scratch, ignore_errors=True)

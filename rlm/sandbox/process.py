@@ -92,8 +92,7 @@ class ProcessSandbox:
         if self._worker is not None:
             if not self._worker.process.exited():
                 return self._worker
-            how = await self._end_worker()
-            self._notice += f"[The worker ended between two cells ({how}): all variables are lost.]"
+            self._notice += _lost(await self._end_worker())
         self._worker = worker = Worker(_BLOB_BYTES + self._desk.limits.prompt_bytes)
         try:
             await self._request(self._settings(), seconds=_START_SECONDS)
@@ -151,12 +150,18 @@ class ProcessSandbox:
                 exchange.send(header, parts)
                 await exchange.wait()
         if not reply:
+            ended = self._worker is not None and self._worker.process.exited()
             how = await self._end_worker()
-            raise SandboxError(
-                f"the worker did not reply to {header['t']!r} within {seconds:g} s: it was ended ({how})"
-            )
+            if header["t"] != "setup":
+                self._notice += _lost(how)
+            what = f"ended ({how})" if ended else f"gave no reply within {seconds:g} s and was ended"
+            raise SandboxError(f"the worker {what} when it was asked to {header['t']}: the next call gets a fresh one")
         _check(reply[0])
         return reply[0]
+
+
+def _lost(how: str) -> str:
+    return f"[The worker ended between two cells ({how}): all variables are lost.]"
 
 
 def _is_reply(frame: Frame) -> bool:

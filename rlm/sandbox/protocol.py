@@ -70,7 +70,9 @@ class Frame:
         return parts
 
 
-_SMALL_READ = 1 << 16  # a buffer of 128 KiB or more costs malloc an mmap and an munmap for every read
+# A read of 128 KiB or more costs malloc an mmap and an munmap; and all small frames of one read are handled at once,
+# while nothing else on the loop is.
+_SMALL_READ = 1 << 14
 _LARGE_READ = 1 << 20
 
 
@@ -85,7 +87,7 @@ class FrameReader:
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Take what was received and yield every frame that is now complete."""
-        self.wanted = _LARGE_READ if len(data) >= _SMALL_READ else _SMALL_READ
+        self.wanted = _SMALL_READ
         buffer = self._buffer
         if not buffer and len(data) >= HEAD.size:
             # nearly always: one read brings one whole frame, which needs no copy into a buffer
@@ -102,6 +104,7 @@ class FrameReader:
                 raise ProtocolError(f"frame of {header_size:,} + {blob_size:,} bytes is over the limit")
             end = HEAD.size + header_size + blob_size
             if len(buffer) < end:
+                self.wanted = min(max(end - len(buffer), _SMALL_READ), _LARGE_READ)
                 return
             header = _decode(bytes(buffer[HEAD.size : HEAD.size + header_size]))
             blob = bytes(buffer[HEAD.size + header_size : end]) if blob_size else b""

@@ -242,7 +242,9 @@ class _TrioExchange:
         try:
             await self._group.__aexit__(*exception)
         except BaseExceptionGroup:
-            if exception[1] is None:  # else the group has wrapped what left its body, which goes on by itself
+            # Where the body left by a failure, that is in the group and goes on by itself. Where it was cancelled, the
+            # group says why.
+            if exception[1] is None or isinstance(exception[1], anyio.get_cancelled_exc_class()):
                 raise
 
     async def _read(self) -> None:

@@ -40,9 +40,10 @@ class Worker:
     def __init__(self, link: Link, interrupts: Interrupts, settings: Header) -> None:
         self._link = link
         self._interrupts = interrupts
+        self._pid = os.getpid()
         self._loop: Any = None
         self._threads = CellThreads()
-        self._threads.mark_submissions()
+        self._threads.mark_starts()
         self._repl = Repl(
             WorkerPort(link, self._threads),
             output_chars=settings["output_chars"],
@@ -74,6 +75,8 @@ class Worker:
         self._threads.begin(number)
         self._interrupts.begin()
         result = self._repl.run_cell(str(frame.blob, "utf-8", "backslashreplace"), self._drive, number)
+        if os.getpid() != self._pid:
+            os._exit(0)  # a child that the cell has forked came to the cell's end: the result is its parent's
         try:
             abandoned = self._cancel_tasks()
         except KeyboardInterrupt:  # at the very edge of the cleanup
@@ -87,7 +90,7 @@ class Worker:
     def _drive(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         import asyncio
 
-        if self._loop is None:
+        if self._loop is None or self._loop.is_closed():  # a cell may have closed it
             self._loop = asyncio.new_event_loop()
             asyncio.set_event_loop(self._loop)
         self._interrupts.main_task = task = self._loop.create_task(coroutine)
@@ -102,7 +105,7 @@ class Worker:
 
     def _cancel_tasks(self) -> int:
         """Cancel what the cell left on the event loop; returns how many tasks there were."""
-        if self._loop is None:
+        if self._loop is None or self._loop.is_closed():
             return 0
         import asyncio
 
@@ -213,7 +216,11 @@ def main(descriptor: int) -> None:
         link.send({"t": "failed", "id": settings["id"], "text": _text(traceback.format_exc())[-4000:]})
         os._exit(1)
     link.send({"t": "reply", "id": settings["id"]})
-    worker.serve()
+    try:
+        worker.serve()
+    except BaseException:  # noqa: BLE001 -- a fault of ours, or a cell that reached into it: the host must hear of it
+        link.send({"t": "failed", "text": _text(traceback.format_exc())[-4000:]})
+        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import sys
 from collections import deque
 from typing import Any, Protocol
 
+from rlm.errors import QueryRefused
 from rlm.sandbox.protocol import Frame, FrameReader, Header, ProtocolError, pack
 from rlm.sandbox.worker_signals import Interrupts
 
@@ -98,16 +99,25 @@ class Link:
         self._waiting: dict[int, Waiting] = {}
         self._inbox: deque[Frame] = deque()
         self._idle: Blocked | None = None  # the main thread, waiting for its next command
+        self._orphaned = False
+        os.register_at_fork(after_in_child=self._orphan)
         self._watched: dict[Any, int] = {}  # event loop -> how many of its coroutines wait
 
     def send(self, header: Header, parts: list[bytes] | None = None) -> None:
         """Write one frame whole. It cannot be interrupted: half a frame would end the worker."""
+        if self._orphaned:
+            raise QueryRefused("a forked child of a cell can ask nothing: only the cell's own process can")
         data = pack(header, parts or ())
         with self._interrupts, self._sending:
             try:
                 self._socket.sendall(data)
             except OSError:
                 os._exit(0)  # the host has gone
+
+    def _orphan(self) -> None:
+        """In a child that a cell has forked: the line is its parent's."""
+        self._orphaned = True
+        self._socket.close()
 
     def next_command(self) -> Frame:
         """Wait for the host's next command. Main thread, between cells."""
@@ -155,13 +165,16 @@ class Link:
 
     def _read_until(self, waiting: Blocked) -> None:
         while not waiting.done:
-            if self._reading.acquire(blocking=False):
-                try:
-                    while not waiting.done:
-                        self._receive()
-                finally:
-                    self._leave()
-            else:
+            # Shielded as a whole: an interrupt between taking the role and noting it would keep it taken for ever.
+            with self._interrupts:
+                mine = self._reading.acquire(blocking=False)
+                if mine:
+                    try:
+                        while not waiting.done and not self._interrupts.due():
+                            self._receive()
+                    finally:
+                        self._leave()
+            if not mine:
                 waiting.prepare()
                 if not waiting.done and self._reading.locked():
                     waiting.sleep()
@@ -178,23 +191,22 @@ class Link:
                 return
 
     def _receive(self, flags: int = 0) -> None:
-        # An interrupt is held back while this blocks: bytes that were taken must be kept. The host sends a `wake`
-        # frame after each interrupt, so that the call returns and the interrupt is raised on leaving the shield.
-        # (Polling before reading would do without, at one more system call a query: 8 us of 80.)
-        with self._interrupts:
-            try:
-                data = self._socket.recv(self._reader.wanted, flags)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
-            if not data:
-                os._exit(0)  # the host has gone, and with it everything this process is for
-            try:
-                for frame in self._reader.feed(data):
-                    self._dispatch(frame)
-            except ProtocolError:
-                os._exit(70)
+        # Called under the shield: an interrupt is held back while this blocks, for bytes that were taken must be kept.
+        # The host sends a `wake` frame after each interrupt, so that the call returns and the interrupt is raised on
+        # leaving the shield. (Polling before reading would do without, at one more system call a query: 8 us of 80.)
+        try:
+            data = self._socket.recv(self._reader.wanted, flags)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            os._exit(0)  # the host has gone, and with it everything this process is for
+        try:
+            for frame in self._reader.feed(data):
+                self._dispatch(frame)
+        except ProtocolError:
+            os._exit(70)
 
     def _dispatch(self, frame: Frame) -> None:
         kind = frame.header["t"]
@@ -219,8 +231,9 @@ class Link:
 
     def _read_for_loop(self) -> None:
         # Level-triggered: if another thread is reading, this comes back until that thread has taken the bytes.
-        if self._reading.acquire(blocking=False):
-            try:
-                self._receive(socket.MSG_DONTWAIT)
-            finally:
-                self._leave()
+        with self._interrupts:
+            if self._reading.acquire(blocking=False):
+                try:
+                    self._receive(socket.MSG_DONTWAIT)
+                finally:
+                    self._leave()

@@ -16,41 +16,53 @@ from rlm.sandbox.protocol import Frame, Header
 from rlm.sandbox.worker_link import Link
 
 _FRAME_PROMPT_BYTES = 32 << 20  # a batch with more text than this is sent as several calls at once
+_STAMP = "_rlm_cell"
+_NO_CELL = -1
 _ENDED = "the cell that made this call has ended: a thread or task it left running can ask nothing"
 
 
 class CellThreads:
     """Tells the threads of the running cell from those that an earlier cell left running.
 
-    A thread belongs to the cell that was running when it first appeared; a task given to a thread pool belongs to
-    the cell that submitted it, so a pool kept over several cells goes on working.
+    A thread belongs to the cell that started it, and what a thread starts that was left behind belongs to none. A task
+    given to a thread pool belongs to the cell that submitted it, so a pool kept over several cells goes on working.
+    (Thread identifiers would not do: the system gives those of ended threads to new ones.)
     """
 
     def __init__(self) -> None:
         self.number = 0  # of the running cell; 0 between cells
-        self._left: set[int | None] = set()  # threads that were alive when a cell ended
-        self._carried = threading.local()
+        self._main = _thread.get_ident()
+        self._mine = threading.local()  # carried: of a pool's task; seen: of a thread that Python did not start
 
     def begin(self, number: int) -> None:
         self.number = number
 
     def end(self) -> None:
         self.number = 0
-        self._left = {thread.ident for thread in threading.enumerate()} - {_thread.get_ident()}
 
     def current(self) -> bool:
         """Whether the calling thread works for the running cell."""
-        if not self.number:
-            return False
-        carried = getattr(self._carried, "number", None)
-        if carried is not None:
-            return bool(carried == self.number)
-        return _thread.get_ident() not in self._left
+        return bool(self.number) and (_thread.get_ident() == self._main or self._number_here() == self.number)
 
-    def mark_submissions(self) -> None:
-        """Make every task of a thread pool carry the cell that submitted it. This process is ours to patch."""
+    def _number_here(self) -> int:
+        carried = getattr(self._mine, "carried", None)
+        if carried is None:
+            carried = threading.current_thread().__dict__.get(_STAMP)
+        if carried is None:
+            carried = self._mine.__dict__.setdefault("seen", self.number)
+        return int(carried)
+
+    def mark_starts(self) -> None:
+        """Make threads and tasks of thread pools carry the cell that started them. This process is ours to patch."""
         from concurrent.futures import ThreadPoolExecutor
 
+        start = threading.Thread.start
+
+        def stamped(thread: threading.Thread) -> None:
+            thread.__dict__[_STAMP] = self.number if self.current() else _NO_CELL
+            start(thread)
+
+        threading.Thread.start = stamped  # type: ignore[method-assign, assignment]
         submit = ThreadPoolExecutor.submit
 
         def marked(pool: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -59,14 +71,14 @@ class CellThreads:
         ThreadPoolExecutor.submit = marked  # type: ignore[method-assign]
 
     def _carry(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        number = self.number if self.current() else -1
+        number = self.number if self.current() else _NO_CELL
 
         def carrying(*args: Any, **kwargs: Any) -> Any:
-            self._carried.number = number
+            self._mine.carried = number
             try:
                 return fn(*args, **kwargs)
             finally:
-                self._carried.number = None
+                self._mine.carried = None
 
         return carrying
 

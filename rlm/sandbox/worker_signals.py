@@ -35,6 +35,10 @@ class Interrupts:
         _signal.signal(_signal.SIGINT, self._on_interrupt)
         self._pending = self.task_cancelled = False
 
+    def due(self) -> bool:
+        """Whether an interrupt waits for this thread to leave the shield."""
+        return self._pending and _thread.get_ident() == self._main
+
     def __enter__(self) -> None:
         if _thread.get_ident() == self._main:
             self._shields += 1
