@@ -295,6 +295,8 @@ class _Turn:
             if env._closed:
                 raise UsageError("this environment is closed: make another one")
             await env._open()
+            if env._closed:
+                raise UsageError("this environment was closed while it opened: make another one")
         except BaseException:
             env._turn.release()
             raise

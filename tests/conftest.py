@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import sys
 import threading
 import time
@@ -16,6 +17,10 @@ import pytest
 
 LEFT_OVER_SECONDS = 5.0
 """How long a test's threads and children may take to end after it."""
+
+# A script starts its background jobs with SIGINT ignored, and every program that a test runs would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The time of one example says how loaded the machine is: the test's timeout catches a hang. Where the checkout may only
 # be read, Hypothesis would warn that it cannot remember failed examples: there it prints how to repeat one.

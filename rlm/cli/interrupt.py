@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import threading
 from collections.abc import Coroutine
 from types import FrameType
@@ -51,6 +52,9 @@ class MainLoop:
 
     async def _note_task(self, coroutine: Coroutine[Any, Any, T]) -> T:
         self._task = asyncio.current_task()
+        if self._presses:  # before the loop ran
+            coroutine.close()
+            raise asyncio.CancelledError
         return await coroutine
 
     def _on_press(self, _: int, frame: FrameType | None) -> None:
@@ -59,13 +63,21 @@ class MainLoop:
         if self._presses == 1 and task is not None:
             # also wakes the loop where it waits for something else
             self._runner.get_loop().call_soon_threadsafe(task.cancel)
-        if task is None or self._presses >= _ENOUGH or _holds_loop(frame):
+        if self._presses >= _ENOUGH or (task is not None and _holds_loop(frame)):
             raise KeyboardInterrupt
 
 
 def _holds_loop(frame: FrameType | None) -> bool:
-    """Whether a cell runs on this very thread: an inline cell that computes, or waits on the threaded side."""
+    """Whether a cell runs on this very thread: an inline cell that computes, or waits on the threaded side.
+
+    Not where the cell's greenlet steps a coroutine of the host's: an exception in there would break the host's scopes
+    and clients, and the cancellation arrives at its next await.
+    """
+    pure = sys.modules.get("rlm.bridge.pure_async")
+    host = (pure.PureAsyncBridge.wait.__code__, pure.PureAsyncBridge.serve.__code__) if pure is not None else ()
     while frame is not None:
+        if frame.f_code in host:
+            return False
         if frame.f_code is Repl.run_cell.__code__:
             return True
         frame = frame.f_back

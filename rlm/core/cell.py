@@ -39,7 +39,7 @@ class CellResult:
     final: the final answer, or None.
     queries: one record per query, in order of their end.
     abandoned: unfinished tasks, and queries of other threads, that the end of the cell cancelled.
-    wall_seconds, compute_seconds: the latter without the time in which a query or tool was waited for.
+    wall_seconds, compute_seconds: the latter without the time in which a query or tool was under way.
     path: the side that ran, e.g. `process/pure_async` or `inline/threaded`.
     notice: what the author of the cells should know before reading on, e.g. that earlier variables are lost.
     """

@@ -32,8 +32,8 @@ class Limits:
     """What a cell and its queries may use. None stands for the default.
 
     query_seconds 300: one query, waiting for a slot included. cell_seconds 480: one cell, from the moment a ready
-    worker takes it. run_seconds 600: one agent run. compute_seconds 60: what a cell computes, without the time it
-    waits for models and tools (process sandbox). memory_bytes 2 GiB: address space of a worker. output_chars
+    worker takes it. run_seconds 600: one agent run. compute_seconds 60: of a cell's time, that in which none of
+    its queries and tools is under way (process sandbox). memory_bytes 2 GiB: address space of a worker. output_chars
     100,000: each of stdout and stderr. prompt_bytes 16 MiB: one prompt in UTF-8. queries 10,000: per cell.
 
     An outer limit that is given lowers every inner default to itself. Two given values that contradict each other,

@@ -103,6 +103,7 @@ class Answerer:
             return [await self.answer(requests[0], seconds_left=seconds_left, records=records)]
         if in_trio():
             return await self._answer_batch_trio(requests, seconds_left, records)
+        first: BaseException | None = None
         tasks = [
             asyncio.ensure_future(self.answer(request, seconds_left=seconds_left, records=records))
             for request in requests
@@ -116,6 +117,11 @@ class Answerer:
                 task.cancel(*error.args[:1])
             await asyncio.wait(tasks)
             raise
+        for task in tasks:
+            if not task.cancelled() and task.exception() is not None:  # a listener's: the first is raised, all are seen
+                first = first or task.exception()
+        if first is not None:
+            raise first
         return [_slot(task) for task in tasks]
 
     async def _answer_batch_trio(

@@ -33,6 +33,7 @@ _OPEN_CALLS = 20_000
 _OPEN_BYTES = 256 << 20  # of prompts and arguments: a cell may send the same long text again and again
 _TOO_MUCH = f"prompts and arguments of {_OPEN_BYTES:,} bytes are under way already"
 _STRAY_BYTES = 1 << 16
+_LAST_READS = 64
 _STRAY_FRAMES = 1000  # frames of earlier cells that are dropped before the worker counts as broken
 
 
@@ -42,8 +43,8 @@ class Worker:
     def __init__(self, max_blob_bytes: int) -> None:
         """Start one; see `WorkerProcess`."""
         self.process = WorkerProcess()
-        self.channel = Channel(self.process.socket, max_blob_bytes)
-        self.pump = make_pump(self.channel, self.process.pidfd)
+        self.channel = Channel(self.process.descriptors.socket, max_blob_bytes)
+        self.pump = make_pump(self.channel, self.process.descriptors)
 
     async def end(self) -> str:
         """Kill the process if it lives and release everything; returns how it ended. Idempotent."""
@@ -67,6 +68,7 @@ class Conversation:
         self._killed = False
         self._broken = ""  # what the worker did against the protocol
         self._done: Frame | None = None
+        self._failure: BaseException | None = None
         self._exchange: Exchange
         self.lost = False
 
@@ -84,7 +86,10 @@ class Conversation:
             except BaseException:
                 await self._give_up()
                 raise
-        return await self._result()
+        result = await self._result()
+        if self._failure is not None:
+            raise self._failure
+        return result
 
     def _on_readable(self) -> None:
         try:
@@ -101,7 +106,9 @@ class Conversation:
         # what it said before it died counts
         channel = self._worker.channel
         channel.drained = False
-        while self._done is None and not self._broken and not channel.drained and not channel.ended:
+        for _ in range(_LAST_READS):  # bounded: a child of the cell may write for ever
+            if self._done is not None or self._broken or channel.drained or channel.ended:
+                break
             self._on_readable()
         self._exchange.finish()
 
@@ -111,9 +118,10 @@ class Conversation:
 
     def _handle(self, frame: Frame) -> None:
         if frame.type == "failed":
-            raise ProtocolError(f"the worker failed: {str(frame.header.get('text'))[-200:]}")
+            last_line = str(frame.header.get("text")).strip().rpartition("\n")[2]
+            raise ProtocolError(f"the worker failed: {last_line[:200]}")
         if self._done is not None or frame.header.get("cell") != self._number:
-            self._strays += 1 + len(frame.blob) // _STRAY_BYTES
+            self._strays += 1 + frame.size // _STRAY_BYTES
             if self._strays > _STRAY_FRAMES:
                 raise ProtocolError("too many frames that belong to no running cell")
             return
@@ -144,7 +152,7 @@ class Conversation:
         self._asked += len(requests)
         if self._stopping:
             return
-        size = len(frame.blob)
+        size = frame.size
         if self._asked > self._desk.limits.queries:
             self._reply(call, refuse_all(requests, too_many(self._desk.limits.queries)))
         elif self._open_bytes + size > _OPEN_BYTES:
@@ -171,10 +179,9 @@ class Conversation:
             )
             self._reply(call, answers)
         except BaseException as error:
-            if not is_cancellation(error):
-                self._fail(error)  # our own fault, or the host's end: it must end the cell and not hang it
-            if not isinstance(error, Exception):
+            if is_cancellation(error):
                 raise
+            self._fail(error)
         finally:
             self._call_ended(call)
 
@@ -206,7 +213,7 @@ class Conversation:
         parts = frame.parts()
         args = [_argument(spec, parts) for spec in frame.header["args"]]
         kwargs = {str(key): _argument(spec, parts) for key, spec in frame.header["kwargs"].items()}
-        size = len(frame.blob)
+        size = frame.size
         if self._stopping:
             return
         if self._open_bytes + size > _OPEN_BYTES:
@@ -225,7 +232,7 @@ class Conversation:
                 raise
             told = [type(error).__name__, error_text(error)]
             self._exchange.send({"t": "value", "id": call, "error": told})
-            if isinstance(error, (GeneratorExit, KeyboardInterrupt, SystemExit)):
+            if isinstance(error, (GeneratorExit, KeyboardInterrupt)):
                 raise
         finally:
             self._call_ended(call)
@@ -272,8 +279,9 @@ class Conversation:
             self._kill()
 
     def _fail(self, error: BaseException) -> None:
-        self._broken = f"the host failed to answer: {type(error).__name__}: {error_text(error)}"
-        self._kill()
+        """A fault of the host's (a listener, a model that leaves by SystemExit): end the cell, then raise it there."""
+        self._failure = error
+        self.stop("the host failed to answer")
 
     async def _give_up(self) -> None:
         """The caller was cancelled: let the worker acknowledge within half a second, which keeps its state."""

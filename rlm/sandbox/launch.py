@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import socket
@@ -37,8 +38,32 @@ def _environment(home: str) -> dict[str, str]:
     return fixed
 
 
+class Descriptors:
+    """A worker's socket and pidfd. Whoever has registered them with an event loop closes them, after taking them out.
+
+    (A selector keeps the numbers of descriptors that were closed behind its back, and is then deaf to the next socket
+    or file that gets one of them.)
+    """
+
+    def __init__(self, sock: socket.socket, pidfd: int) -> None:
+        self.socket, self.pidfd = sock, pidfd
+
+    def close(self) -> None:
+        """Close both. Idempotent."""
+        self.socket.close()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class WorkerProcess:
-    """A worker, its socket, its pidfd and its scratch directory. `end` releases all four."""
+    """A worker, its descriptors and its scratch directory. `end` releases all of them.
+
+    One that is dropped, or whose program ends, is killed and its directory removed all the same.
+    """
 
     def __init__(self) -> None:
         """Start the worker. Blocks about 1 ms (the exec); raises `SandboxError` where none can be had.
@@ -47,7 +72,7 @@ class WorkerProcess:
         """
         if not sys.executable:
             raise SandboxError('this program has no Python interpreter to start workers with: use sandbox="inline"')
-        self._scratch = tempfile.mkdtemp(prefix="rlm-")
+        scratch = tempfile.mkdtemp(prefix="rlm-")
         ours, theirs = socket.socketpair()
         try:
             self._process = subprocess.Popen(
@@ -55,29 +80,28 @@ class WorkerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env=_environment(self._scratch),
-                cwd=self._scratch,
+                env=_environment(scratch),
+                cwd=scratch,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
-            self.pidfd = os.pidfd_open(self._process.pid)
+            self.descriptors = Descriptors(ours, os.pidfd_open(self._process.pid))
         except OSError as error:
             ours.close()
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
             raise SandboxError(f"no worker can be started: {error}") from error
         finally:
             theirs.close()
         ours.setblocking(False)
-        self.socket = ours
         self.pid = self._process.pid
-        # also at the end of a program that closed nothing, and for an environment that was dropped
-        self._release = weakref.finalize(self, _clean, self._process, self.pidfd, ours, self._scratch, os.getpid())
+        self._ended = select.poll()
+        self._ended.register(self.descriptors.pidfd, select.POLLIN)
+        self._how = ""
+        self._release = weakref.finalize(self, _kill_and_remove, self._process, scratch, os.getpid())
 
     def exited(self) -> bool:
         """Whether the process has ended. Costs one system call; does not reap it, so that its group keeps its name."""
-        if self.pidfd < 0:
-            return True
-        return os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        return self.descriptors.pidfd < 0 or bool(self._ended.poll(0))
 
     def interrupt(self) -> None:
         """Send SIGINT; harmless if the process has ended."""
@@ -88,50 +112,49 @@ class WorkerProcess:
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
-        if self.pidfd >= 0:
+        if self.descriptors.pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):  # it has just ended
-                signal.pidfd_send_signal(self.pidfd, number)
+                signal.pidfd_send_signal(self.descriptors.pidfd, number)
 
     async def end(self) -> str:
         """Kill the process and its group, reap it, release everything; returns how it ended. Idempotent.
 
-        Cancelled, it still ends and releases everything before it raises: a killed process is reaped within about 1 ms.
+        `signal SIGSEGV`, `exit code 3`. Cancelled, it still ends and releases everything before it raises: a killed
+        process is reaped within about 1 ms. Whoever watches the descriptors has stopped before.
         """
-        if self.pidfd >= 0:
-            self.socket.close()
+        if not self._how:
             try:
                 if not self.exited():
                     self.kill()
                     with anyio.CancelScope(shield=True), anyio.move_on_after(_EXIT_SECONDS):
-                        await anyio.wait_readable(self.pidfd)
+                        await anyio.wait_readable(self.descriptors.pidfd)
             finally:
+                self._how = self._read_how()
                 self._release()
-                self.pidfd = -1
-        return self.how_it_ended()
+                self.descriptors.close()
+        return self._how
 
-    def how_it_ended(self) -> str:
-        """`signal SIGSEGV`, `exit code 3`, or `still running`."""
-        code = self._process.returncode
-        if code is None:
-            return "still running"
-        if code >= 0:
-            return f"exit code {code}"
+    def _read_how(self) -> str:
         try:
-            return f"signal {signal.Signals(-code).name}"
+            found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return "how is not known: this program ignores SIGCHLD"
+        if found is None:
+            return "still running"
+        if found.si_code == os.CLD_EXITED:
+            return f"exit code {found.si_status}"
+        try:
+            return f"signal {signal.Signals(found.si_status).name}"
         except ValueError:
-            return f"signal {-code}"
+            return f"signal {found.si_status}"
 
 
-def _clean(process: subprocess.Popen[bytes], pidfd: int, sock: socket.socket, scratch: str, owner: int) -> None:
-    """Kill, reap, close, remove; nothing in a forked child of the host, whose worker it is not."""
+def _kill_and_remove(process: subprocess.Popen[bytes], scratch: str, owner: int) -> None:
+    """Kill, reap, remove; nothing in a forked child of the host, whose worker it is not."""
     if os.getpid() != owner:
         return
-    sock.close()
-    with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)  # what the cells started and left running ends with the worker
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_EXIT_SECONDS)
-    os.close(pidfd)
     shutil.rmtree(scratch, ignore_errors=True)

@@ -14,10 +14,12 @@ from rlm.sandbox.conversation import Conversation, Worker
 from rlm.sandbox.desk import Desk
 from rlm.sandbox.launch import package_paths
 from rlm.sandbox.protocol import Frame, Header, ProtocolError
+from rlm.sandbox.pump import Exchange
 from rlm.sandbox.values import pack_value
 
 _START_SECONDS = 30.0
 _REPLY_SECONDS = 60.0
+_STOP_SECONDS = 0.5
 _BLOB_BYTES = 96 << 20  # a worker's largest honest frame: a group of prompts, or one portable value
 
 
@@ -33,6 +35,7 @@ class ProcessSandbox:
         self._cells = 0
         self._replies = 0
         self._notice = ""  # what the next result must say
+        self._closing = ""  # why no further cell may begin
 
     async def open(self) -> None:
         """Start the worker; raises `SandboxError` where none can be had."""
@@ -40,6 +43,8 @@ class ProcessSandbox:
 
     async def run_cell(self, code: str, cell_seconds: float) -> CellResult:
         worker = await self._ready()
+        if self._closing:
+            raise UsageError(f"{self._closing} before this cell began")
         self._cells += 1
         self._running = conversation = Conversation(worker, self._desk, self._cells, cell_seconds)
         notice, self._notice = self._notice, ""
@@ -52,7 +57,8 @@ class ProcessSandbox:
                 await self._end_worker()
             if result is None:
                 fate = "all variables are lost" if conversation.lost else "variables are kept"
-                self._notice = f"{notice}[The previous cell was cancelled: {fate}.]"
+                self._notice = notice
+                self._add_notice(f"[The previous cell was cancelled: {fate}.]")
             elif result.state_lost:
                 self._notice = f"[The previous cell was {result.status} ({result.cause}): all variables are lost.]"
         return _noticed(result, notice)
@@ -81,8 +87,13 @@ class ProcessSandbox:
         await self._end_worker()
 
     def stop(self, why: str) -> None:
+        self._closing = why
         if self._running is not None:
             self._running.stop(why)
+
+    def _add_notice(self, text: str) -> None:
+        if text not in self._notice:
+            self._notice += text
 
     async def _end_worker(self) -> str:
         worker, self._worker = self._worker, None
@@ -92,7 +103,7 @@ class ProcessSandbox:
         if self._worker is not None:
             if not self._worker.process.exited():
                 return self._worker
-            self._notice += _lost(await self._end_worker())
+            self._add_notice(_lost(await self._end_worker()))
         self._worker = worker = Worker(_BLOB_BYTES + self._desk.limits.prompt_bytes)
         try:
             await self._request(self._settings(), seconds=_START_SECONDS)
@@ -145,19 +156,33 @@ class ProcessSandbox:
         def on_exit() -> None:
             exchange.finish()
 
-        with anyio.move_on_after(seconds):
+        try:
             async with self._worker.pump.exchange(on_readable, on_exit) as exchange:
                 exchange.send(header, parts)
-                await exchange.wait()
+                try:
+                    with anyio.move_on_after(seconds):
+                        await exchange.wait()
+                finally:
+                    if not reply and header["t"] != "setup" and not self._worker.process.exited():
+                        await self._interrupt(self._worker, exchange)
+        finally:
+            if not reply:
+                exited = self._worker.process.exited()
+                how = await self._end_worker()
+                if header["t"] != "setup":
+                    self._add_notice(_lost(how))
         if not reply:
-            ended = self._worker is not None and self._worker.process.exited()
-            how = await self._end_worker()
-            if header["t"] != "setup":
-                self._notice += _lost(how)
-            what = f"ended ({how})" if ended else f"gave no reply within {seconds:g} s and was ended"
+            what = f"ended ({how})" if exited else f"gave no reply within {seconds:g} s and was ended"
             raise SandboxError(f"the worker {what} when it was asked to {header['t']}: the next call gets a fresh one")
         _check(reply[0])
         return reply[0]
+
+    async def _interrupt(self, worker: Worker, exchange: Exchange) -> None:
+        """Stop the code that a question made the worker run (a repr, an unpickling): else the next cell pays."""
+        with anyio.CancelScope(shield=True), anyio.move_on_after(_STOP_SECONDS):
+            worker.process.interrupt()
+            exchange.send({"t": "wake"})
+            await exchange.wait()
 
 
 def _lost(how: str) -> str:
@@ -177,6 +202,8 @@ def _check(frame: Frame) -> None:
     match error:
         case ["ValueNotPortable", str(name), str(kind)]:
             raise ValueNotPortable(name, kind)
+        case ["KeyboardInterrupt"]:
+            raise SandboxError("the worker was interrupted, for it gave no reply in time: variables are kept")
         case [str(_)]:
             raise UsageError(str(frame.header.get("text")))
     raise SandboxError("the worker sent a malformed reply")

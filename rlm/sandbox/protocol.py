@@ -46,10 +46,11 @@ def pack(header: Header, parts: Sequence[bytes] = ()) -> bytes:
 class Frame:
     """A received frame: `header` is a dict, `parts()` cuts the blob as the header's `b` says."""
 
-    __slots__ = ("blob", "header")
+    __slots__ = ("blob", "header", "size")
 
-    def __init__(self, header: Header, blob: bytes | bytearray) -> None:
+    def __init__(self, header: Header, blob: bytes | bytearray, size: int) -> None:
         self.header, self.blob = header, blob
+        self.size = size  # of the whole frame, in bytes
 
     @property
     def type(self) -> Any:
@@ -95,7 +96,7 @@ class FrameReader:
             whole = HEAD.size + header_size + blob_size == len(data)
             if whole and header_size <= MAX_HEADER_BYTES and blob_size <= self._max_blob:
                 end = HEAD.size + header_size
-                yield Frame(_decode(data[HEAD.size : end]), data[end:])
+                yield Frame(_decode(data[HEAD.size : end]), data[end:], len(data))
                 return
         buffer += data
         while len(buffer) >= HEAD.size:
@@ -109,7 +110,7 @@ class FrameReader:
             header = _decode(bytes(buffer[HEAD.size : HEAD.size + header_size]))
             blob = bytes(buffer[HEAD.size + header_size : end]) if blob_size else b""
             del buffer[:end]
-            yield Frame(header, blob)
+            yield Frame(header, blob, end)
 
 
 def _decode(text: bytes) -> Header:

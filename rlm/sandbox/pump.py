@@ -15,6 +15,7 @@ import anyio
 
 from rlm.core.waiting import in_trio
 from rlm.sandbox.channel import Channel
+from rlm.sandbox.launch import Descriptors
 from rlm.sandbox.protocol import Header, ProtocolError
 
 # a task's first step at once: saves a pass of the loop for each call
@@ -63,14 +64,15 @@ class Pump(Protocol):
     def close(self) -> None: ...
 
 
-def make_pump(channel: Channel, pidfd: int) -> Pump:
-    """The pump for the library that runs. `pidfd`: the worker's."""
-    return _TrioPump(channel, pidfd) if in_trio() else _AsyncioPump(channel, pidfd)
+def make_pump(channel: Channel, descriptors: Descriptors) -> Pump:
+    """The pump for the library that runs. `descriptors`: the worker's."""
+    return _TrioPump(channel, descriptors.pidfd) if in_trio() else _AsyncioPump(channel, descriptors)
 
 
 class _AsyncioPump:
-    def __init__(self, channel: Channel, pidfd: int) -> None:
-        self._channel, self._pidfd = channel, pidfd
+    def __init__(self, channel: Channel, descriptors: Descriptors) -> None:
+        self._channel, self._descriptors = channel, descriptors
+        self._pidfd = descriptors.pidfd
         self._loop = asyncio.get_running_loop()
         self._reading = self._writing = self._waiting = False
         self.idle()
@@ -84,7 +86,7 @@ class _AsyncioPump:
         return _AsyncioExchange(self, self._loop)
 
     def idle(self) -> None:
-        self._on_readable, self._on_exit = self._drop, _ignore
+        self._on_readable, self._on_exit = self._drop, self._end
 
     def close(self) -> None:
         self._watch(False)
@@ -103,6 +105,11 @@ class _AsyncioPump:
     def _exited(self) -> None:
         self._wait_exit(False)
         self._on_exit()
+
+    def _end(self) -> None:
+        # An idle worker has ended; perhaps nobody is left to ask for it, for its environment was dropped.
+        self.close()
+        self._descriptors.close()
 
     def _wait_exit(self, wanted: bool) -> None:
         if wanted != self._waiting:
@@ -188,10 +195,6 @@ class _AsyncioExchange:
             # a new future each time: cancelling the waiting task cancels the one it waits for
             self._finished = self._loop.create_future()
             await self._finished
-
-
-def _ignore() -> None:
-    """The end of an idle worker: the next exchange finds it again."""
 
 
 class _TrioPump:

@@ -16,12 +16,13 @@ if __name__ == "__main__":  # started by path: the package is found beside it, a
 
 import socket
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from rlm.core.cell import CellResult, Final
+from rlm.core.describe import error_text
 from rlm.core.portable import encode_value
-from rlm.errors import RLMError, UsageError, ValueNotPortable
+from rlm.errors import UsageError, ValueNotPortable
 from rlm.repl import streams
 from rlm.repl.repl import Repl
 from rlm.repl.text import to_bounded_repr
@@ -53,22 +54,21 @@ class Worker:
             tools=settings["tools"],
             as_main=True,
         )
-        self._cleaning = False
-        interrupts.may_raise = lambda: self._repl.running or self._cleaning
-        streams.install(fallback=lambda: self._repl.capture if self._threads.current() else None)
-
-    def serve(self) -> None:
-        """Answer the host's commands for ever: the process ends when the socket does."""
-        handlers = {
-            "cell": self._cell,
+        self._questions: dict[str, Callable[[Frame], tuple[Header, bytes | None] | None]] = {
             "set": self._set,
             "get": self._get,
             "names": self._names,
             "reset": self._reset,
         }
+        self._busy = False  # foreign code runs outside a cell: its cleanup, or a question
+        interrupts.may_raise = lambda: self._repl.running or self._busy
+        streams.install(fallback=lambda: self._repl.capture if self._threads.current() else None)
+
+    def serve(self) -> None:
+        """Answer the host's commands for ever: the process ends when the socket does."""
         while True:
             frame = self._link.next_command()
-            handlers[frame.type](frame)
+            (self._cell if frame.type == "cell" else self._question)(frame)
 
     def _cell(self, frame: Frame) -> None:
         number = frame.header["cell"]
@@ -113,49 +113,58 @@ class Worker:
         if tasks:
             for task in tasks:
                 task.cancel()
-            self._cleaning = True
+            self._busy = True
             try:
                 self._loop.run_until_complete(asyncio.wait(tasks, timeout=_CLEANUP_SECONDS))
             except (KeyboardInterrupt, SystemExit):
                 return len(tasks)  # interrupted, or its own way out: cleanup has had its chance
             finally:
-                self._cleaning = False
+                self._busy = False
             for task in tasks:
                 if task.done() and not task.cancelled():
                     task.exception()  # seen: a failure during cleanup is nobody's news
         return len(tasks)
 
-    def _set(self, frame: Frame) -> None:
+    def _question(self, frame: Frame) -> None:
+        """Answer `set`, `get`, `names`, `reset`. Foreign code in them (reprs, unpickling) can be interrupted."""
+        self._interrupts.begin()
         try:
-            self._repl.set(frame.header["name"], received_value(frame))
-        except Exception as error:  # noqa: BLE001 -- unpickling runs foreign code, which may raise anything
+            try:
+                self._busy = True
+                answer = self._questions[frame.type](frame)
+            finally:
+                self._busy = False
+        except BaseException as error:  # noqa: BLE001 -- foreign code may raise anything
             self._fail(frame, error)
         else:
-            self._link.send({"t": "reply", "id": frame.header["id"]})
+            spec, blob = answer if answer is not None else (None, None)
+            header: Header = {"t": "reply", "id": frame.header["id"]}
+            if spec is not None:
+                header["v"] = spec
+            self._link.send(header, [] if blob is None else [blob])
 
-    def _get(self, frame: Frame) -> None:
+    def _set(self, frame: Frame) -> None:
+        self._repl.set(frame.header["name"], received_value(frame))
+
+    def _get(self, frame: Frame) -> tuple[Header, bytes | None]:
         name = frame.header["name"]
         try:
-            spec, blob = encode_value(self._repl.get(name), name)
+            value = self._repl.get(name)
         except KeyError:
-            self._fail(frame, UsageError(f"no variable {name!r} in this environment"))
-        except RLMError as error:
-            self._fail(frame, error)
-        else:
-            self._link.send({"t": "reply", "id": frame.header["id"], "v": spec}, [] if blob is None else [blob])
+            raise UsageError(f"no variable {name!r} in this environment") from None
+        return encode_value(value, name)
 
-    def _names(self, frame: Frame) -> None:
-        spec, blob = encode_value(self._repl.names(), "names")
-        self._link.send({"t": "reply", "id": frame.header["id"], "v": spec}, [] if blob is None else [blob])
+    def _names(self, frame: Frame) -> tuple[Header, bytes | None]:
+        return encode_value(self._repl.names(), "names")
 
     def _reset(self, frame: Frame) -> None:
         self._repl.reset()
-        self._link.send({"t": "reply", "id": frame.header["id"]})
 
-    def _fail(self, frame: Frame, error: Exception) -> None:
+    def _fail(self, frame: Frame, error: BaseException) -> None:
         known = type(error).__name__
         told = [known, error.name, error.type_name] if isinstance(error, ValueNotPortable) else [known]
-        self._link.send({"t": "reply", "id": frame.header["id"], "error": told, "text": _text(str(error))[:2000]})
+        text = _text(error_text(error, 2000))
+        self._link.send({"t": "reply", "id": frame.header["id"], "error": told, "text": text})
 
 
 def _outcome(result: CellResult) -> tuple[Header, list[bytes]]:

@@ -199,7 +199,7 @@ class Link:
         except BlockingIOError:
             return
         except OSError:
-            data = b""
+            os._exit(71)  # a cell has closed our line
         if not data:
             os._exit(0)  # the host has gone, and with it everything this process is for
         try:

@@ -139,7 +139,8 @@ def test_ctrl_c_stops_the_running_cell_and_keeps_its_variables(cell: str, side: 
         terminal.type(f"{cell}\n")
         terminal.expect("\n")
         interrupt(process)
-        terminal.expect("KeyboardInterrupt")
+        # a press between the line's end and the cell's beginning is not seen by an inline cell that then computes
+        terminal.expect("KeyboardInterrupt", lambda: interrupt(process))
         terminal.expect(">>> ")
         terminal.type("kept + 1\n")
         terminal.expect("42")
