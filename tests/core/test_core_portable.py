@@ -81,7 +81,7 @@ def test_lone_surrogates_never_raise(text: str) -> None:
         ({"a": {None: 1}}, "dict with a key of type NoneType"), ([b"x"], "list holding bytes"),
         (collections.deque(), "deque"), (iter([]), "list_iterator"),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_anything_else_is_refused_by_its_type(value: Any, named: str) -> None:
     with pytest.raises(rlm.ValueNotPortable) as raised:

@@ -144,6 +144,7 @@ FORKED = """
 import asyncio, os, sys, threading, warnings
 import rlm
 warnings.simplefilter("ignore", PendingDeprecationWarning)
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)  # since Python 3.12
 parameters = dict(sandbox=sys.argv[1], use_pure_async=sys.argv[2] == "pure_async")
 def model(prompt): return f"<{prompt}>"
 env = rlm.RLMReplEnvironment(model, **parameters)
