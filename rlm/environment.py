@@ -95,6 +95,7 @@ class AsyncRLMReplEnvironment:
         listener: Listener | None = None,
         depth: int = 0,
     ) -> None:
+        check_shapes(limits, tools)
         _check_choice("sandbox", sandbox, _SANDBOXES)
         _check_choice("query_errors", query_errors, ("raise", "text"))
         self.limits = (limits or Limits()).override(cell_seconds=cell_timeout, compute_seconds=compute_timeout)
@@ -303,6 +304,14 @@ class _Turn:
 
     async def __aexit__(self, *_: object) -> None:
         self._env._turn.release()
+
+
+def check_shapes(limits: object, tools: object) -> None:
+    """Refuse the two parameters that other libraries take in another form. Raises `UsageError`."""
+    if limits is not None and not isinstance(limits, Limits):
+        raise UsageError(f"limits={limits!r:.80}: give rlm.Limits(...), e.g. rlm.Limits(cell_seconds=60)")
+    if tools is not None and not isinstance(tools, Mapping):
+        raise UsageError("tools= takes a dict from the name that cells call to the function, e.g. {'fetch': fetch}")
 
 
 def _check_choice(name: str, value: str, known: Iterable[str]) -> None:

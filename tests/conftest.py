@@ -6,6 +6,7 @@ import ipaddress
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -66,6 +67,19 @@ def _guard(event: str, args: tuple[Any, ...]) -> None:
 
 # Every Python-level socket passes the audit events. Not covered: uvloop's own connect, and other processes (pip).
 sys.addaudithook(_guard)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def temporary_files_of_the_run() -> Iterator[None]:
+    """What a killed program of a test leaves in the temporary directory goes with the run."""
+    before = os.environ.get("TMPDIR")
+    with tempfile.TemporaryDirectory(prefix="rlm-tests-", ignore_cleanup_errors=True) as folder:
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
+        yield
+        tempfile.tempdir = None
+        os.environ.pop("TMPDIR")
+        if before is not None:
+            os.environ["TMPDIR"] = before
 
 
 @pytest.fixture(autouse=True)

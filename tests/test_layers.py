@@ -31,7 +31,8 @@ LEVELS: tuple[frozenset[str], ...] = (
 # Files beside the rooms -> the room whose law they keep.
 HOUSED = {"errors": "core", "sync": "environment", "__main__": "cli"}
 # Rooms and programs that must start from the standard library alone: they run inside the worker.
-STANDARD_LIBRARY_ONLY = ("rlm", "rlm.errors", "rlm.core", "rlm.repl", "rlm.sandbox.worker", "rlm.sandbox.protocol")
+SHARED_WITH_THE_WORKER = ("rlm.sandbox.protocol", "rlm.sandbox.calls", "rlm.sandbox.values")
+STANDARD_LIBRARY_ONLY = ("rlm", "rlm.errors", "rlm.core", "rlm.repl", "rlm.sandbox.worker", *SHARED_WITH_THE_WORKER)
 MAY_UNPICKLE = ("rlm.repl", "rlm.sandbox.worker")
 FLAG, FLAG_READER = "RLM_USE_PURE_ASYNC", "rlm.bridge.choose"
 NESTED, NESTED_USER = "nest_asyncio", "rlm.bridge.nested"

@@ -10,6 +10,7 @@ from rlm.agent.run import RunResult
 from rlm.bridge.choose import read_flag
 from rlm.core.events import Listener
 from rlm.core.limits import Limits
+from rlm.environment import check_shapes
 from rlm.errors import UsageError
 from rlm.models.limit import ConcurrencyLimit
 
@@ -57,6 +58,7 @@ class RLM:
         _check_whole("max_children", max_children)
         _check_whole("max_concurrency", max_concurrency)
         _check_whole("max_tokens", max_tokens)
+        check_shapes(limits, tools)
         self._setup = Setup(
             model=model,
             sub_model=model if sub_model is None else sub_model,

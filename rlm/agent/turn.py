@@ -15,6 +15,7 @@ from rlm.agent.finals import TextFinal
 from rlm.agent.history import History
 from rlm.agent.parse import Reply, parse_reply
 from rlm.core.cell import CellResult, Final
+from rlm.core.describe import error_text
 from rlm.core.events import Event, Listener, TurnFinished, TurnStarted
 from rlm.core.limits import Limits
 from rlm.core.query import Completion, Request, Usage
@@ -93,7 +94,7 @@ class Steps:
             raise
         except Exception as error:  # any failure of a caller's model is the model's failure
             raise ModelError(
-                f"the model failed: {type(error).__name__}: {error}", provider=self.plan.model.name
+                f"the model failed: {type(error).__name__}: {error_text(error)}", provider=self.plan.model.name
             ) from error
         if left <= self.plan.limits.query_seconds:
             raise OutOfTime

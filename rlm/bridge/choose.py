@@ -16,14 +16,14 @@ NAMES = ("pure_async", "threaded", "nested")
 _WORDS = {"1": True, "true": True, "0": False, "false": False}
 _DEPRECATED = (
     "use_pure_async=False: the threaded path is planned for removal at 3.0. "
-    f"Leave the parameter and {VARIABLE} out: pure async is the default, and asks the same of your code."
+    f"Leave the parameter and {VARIABLE} out: pure async is the default, and cells and calls stay as they are."
 )
 _warned = False
 _lock = threading.Lock()
 
 
 def read_flag(use_pure_async: bool | None = None) -> bool:
-    """The parameter, else the variable `RLM_USE_PURE_ASYNC` (0, 1, true, false; empty counts as unset), else True.
+    """The parameter, else the variable `RLM_USE_PURE_ASYNC` (0, 1, true, false), else True.
 
     Raises `UsageError` for any other value.
     """
@@ -31,8 +31,8 @@ def read_flag(use_pure_async: bool | None = None) -> bool:
         if not isinstance(use_pure_async, bool):
             raise UsageError(f"use_pure_async={use_pure_async!r}: give True, False or None (read {VARIABLE})")
         return use_pure_async
-    text = os.environ.get(VARIABLE, "")
-    if not text:
+    text = os.environ.get(VARIABLE)
+    if text is None:
         return True
     flag = _WORDS.get(text.strip().lower())
     if flag is None:

@@ -19,6 +19,8 @@ def read_context(files: Sequence[str]) -> str | list[dict[str, str]]:
 
 def _read(name: str) -> str:
     try:
+        if name != "-" and Path(name).is_char_device():
+            raise UsageError(f"--context {name}: a device, which may have no end: give a file, or - for standard input")
         data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -35,6 +35,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo. 0: every side gave the same answer; 1: not so. Raises `UsageError`, and `RLMError` for a side."""
+    from rlm.bridge.choose import read_flag
     from rlm.cli.demo_run import Plan, run_plan
 
+    read_flag()  # every side is shown whatever the variable says, but a wrong value of it is said at every door
     return run_plan(Plan.of(args))

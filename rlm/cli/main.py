@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -48,6 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     command = importlib.import_module(f"rlm.cli.{args.command}")
+    if sys.stderr is None:  # closed by whoever started us: what is said there is lost, the answer is not
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 -- for the life of the program
+    if sys.stdout is None:
+        return _fail(args, UsageError("standard output is closed: there is nowhere to write the answer"), 2)
     try:
         status: int = command.run(args)
         sys.stdout.flush()
@@ -60,9 +65,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
     except BrokenPipeError:
         # the reader of the output has gone (`rlm ... | head`); the interpreter's last flush must not complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return _give_up_stdout()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _give_up_stdout()
+        return _fail(args, RLMError(f"the output cannot be written: {error.strerror}"), 1)
     return status
+
+
+def _give_up_stdout() -> int:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def _fail(args: argparse.Namespace, error: RLMError, status: int) -> int:

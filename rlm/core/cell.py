@@ -32,7 +32,7 @@ class CellResult:
     """The outcome of one cell. A cell's own exception is data here; only our failures raise.
 
     status: `ok`, `error` (the cell raised), `timeout` (stopped, state kept), `killed` (stopped, state lost),
-        `crashed` (the worker died by itself; state lost).
+        `crashed` (the worker died by itself; state lost). What a killed or crashed cell had printed is lost too.
     cause: why, for `timeout`, `killed` and `crashed`: a limit, a signal, an exit code, a broken protocol.
     stdout, stderr: what was printed, each cut at `Limits.output_chars`, the cut marked with what is missing.
     value: repr of a last expression that is not None, else None.

@@ -17,6 +17,7 @@ _DEFAULTS: dict[str, float] = {
     "prompt_bytes": 16 << 20,
     "queries": 10_000,
 }
+_WHOLE = frozenset({"memory_bytes", "output_chars", "prompt_bytes", "queries"})
 # (inner, outer): what lies inside cannot outlast what it lies in. The widest comes first, so that one pass settles all.
 _INSIDE = (
     ("query_seconds", "run_seconds"),
@@ -37,7 +38,7 @@ class Limits:
     100,000: each of stdout and stderr. prompt_bytes 16 MiB: one prompt in UTF-8. queries 10,000: per cell.
 
     An outer limit that is given lowers every inner default to itself. Two given values that contradict each other,
-    and values that are not positive, raise `UsageError`.
+    values that are not positive, and a fraction of a byte, character or query raise `UsageError`.
     """
 
     query_seconds: float = None  # type: ignore[assignment]  # None is resolved in __post_init__
@@ -50,10 +51,9 @@ class Limits:
     queries: int = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
-        for name, value in given.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-                raise UsageError(f"Limits({name}={value!r}): give a number above 0, or leave it out for the default")
+        given = {
+            f.name: _checked(f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) is not None
+        }
         resolved = {**_DEFAULTS, **given}
         for inner, outer in _INSIDE:
             if resolved[inner] <= resolved[outer]:
@@ -79,3 +79,13 @@ class Limits:
     def override(self, **given: float | None) -> Limits:
         """The same limits with some values given anew; None changes nothing."""
         return Limits(**{**self.given(), **{name: value for name, value in given.items() if value is not None}})
+
+
+def _checked(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise UsageError(f"Limits({name}={value!r}): give a number above 0, or leave it out for the default")
+    if name not in _WHOLE or isinstance(value, int):
+        return value
+    if not value.is_integer():
+        raise UsageError(f"Limits({name}={value!r}): give a whole number")
+    return int(value)

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Kind = Literal["llm", "rlm"]
+MAX_TOKENS = (1 << 31) - 1
+"""The most that a query may ask for as its `max_tokens`."""
+MODEL_CHARS = 256
+"""The longest name of a model that a query may give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,10 @@ class AnswerError:
     message: str
     attempts: int = 1
 
+    def to_text(self) -> str:
+        """What stands in the place of the answer."""
+        return f"[ERROR] {self.kind}: {self.message}"
+
 
 class Answer(str):
     """The text of an answer, with what is known about it.
@@ -101,7 +109,7 @@ class Answer(str):
     @classmethod
     def failed(cls, error: AnswerError, *, model: str = "", seconds: float = 0.0) -> Answer:
         """The answer of a query that failed: its text starts with `[ERROR]`."""
-        return cls(f"[ERROR] {error.kind}: {error.message}", error=error, model=model, seconds=seconds)
+        return cls(error.to_text(), error=error, model=model, seconds=seconds)
 
     @property
     def ok(self) -> bool:

@@ -8,7 +8,7 @@ from time import perf_counter
 
 from rlm.core.describe import error_text
 from rlm.core.events import Listener, QueryFinished, QueryStarted
-from rlm.core.query import Answer, AnswerError, Completion, QueryRecord, Request
+from rlm.core.query import Answer, AnswerError, Completion, QueryRecord, Request, Usage
 from rlm.core.waiting import in_trio, is_cancellation
 from rlm.errors import ModelError
 from rlm.models.base import Model
@@ -210,6 +210,11 @@ def _succeeded(query: _Query, completion: object, model: Model | None) -> Answer
         got = completion.text if isinstance(completion, Completion) else completion
         what = "a Completion whose text is" if isinstance(completion, Completion) else "a value of type"
         raise ModelError(f"the model {name} gave {what} {type(got).__name__}: it has to give a Completion with a str")
+    usage: object = completion.usage  # a caller's model may put anything there
+    reason: object = completion.finish_reason
+    if not (usage is None or isinstance(usage, Usage)) or not (reason is None or isinstance(reason, str)):
+        got = f"usage of type {type(usage).__name__} and finish_reason of type {type(reason).__name__}"
+        raise ModelError(f"the model {name} gave a Completion with {got}: they are a Usage, a str, or None")
     return Answer(
         completion.text,
         usage=completion.usage,

@@ -51,6 +51,9 @@ class OpenAIModel(Model):
             raise UsageError(f"OpenAIModel({name!r}): give the model's name, for example 'gpt-5-mini'")
         if isinstance(max_connections, bool) or not isinstance(max_connections, int) or max_connections < 1:
             raise UsageError(f"max_connections={max_connections!r}: give a whole number of at least 1")
+        if base_url is not None and not base_url.strip():
+            # not the default: the prompts and the key were meant for another server
+            raise UsageError("base_url is empty: give the server's URL, or leave it out for OpenAI's")
         self.name = name
         self._max_connections = max_connections
         self._base_url = (base_url or os.environ.get("OPENAI_BASE_URL") or _DEFAULT_BASE_URL).rstrip("/")

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+from rlm.core.describe import error_text
 from rlm.core.waiting import Waiter
 
 P = ParamSpec("P")
@@ -46,7 +47,7 @@ def _deliverable(error: BaseException) -> BaseException:
     """
     if isinstance(error, Exception) and not isinstance(error, (StopIteration, StopAsyncIteration)):
         return error
-    wrapped = RuntimeError(f"the function raised {type(error).__name__}: {error}")
+    wrapped = RuntimeError(f"the function raised {type(error).__name__}: {error_text(error)}")
     wrapped.__cause__ = error
     return wrapped
 

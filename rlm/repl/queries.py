@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rlm.core.query import Kind, Request
+from rlm.core.query import MAX_TOKENS, MODEL_CHARS, Kind, Request
+from rlm.errors import UsageError
+from rlm.repl.text import to_bounded_repr
 
 _ITEM_KEYS = frozenset({"prompt", "text", "model", "max_tokens"})
 _BATCH_ITEMS = 100_000  # bounds the memory that an endless iterable could take
@@ -26,6 +28,8 @@ class RequestMaker:
     """Makes requests of one kind. `max_tokens` is the default; a prompt may have `prompt_bytes` bytes of UTF-8."""
 
     def __init__(self, kind: Kind, max_tokens: int, prompt_bytes: int) -> None:
+        if type(max_tokens) is not int or not 0 < max_tokens <= MAX_TOKENS:
+            raise UsageError(f"max_tokens={max_tokens!r}: give a whole number from 1 to {MAX_TOKENS:,}")
         self._kind = kind
         self._max_tokens = max_tokens
         self._prompt_bytes = prompt_bytes
@@ -95,12 +99,15 @@ def _to_options(where: str, model: Any, max_tokens: Any) -> tuple[str | None, in
         model, max_tokens = max_tokens, model
     if model is not None and (not isinstance(model, str) or not model):
         raise TypeError(f"{where}: model must be the name of a model, not {_told(model)}")
+    if model is not None and len(model) > MODEL_CHARS:
+        raise ValueError(f"{where}: the name of a model has at most {MODEL_CHARS} characters, this one {len(model):,}")
     if max_tokens is None:
         return model, None
     if isinstance(max_tokens, bool) or not isinstance(max_tokens, int):
         raise TypeError(f"{where}: max_tokens must be an int, not {_told(max_tokens)}")
-    if max_tokens <= 0:
-        raise ValueError(f"{where}: max_tokens must be above 0, not {max_tokens}")
+    if not 0 < max_tokens <= MAX_TOKENS:
+        allowed = "above 0" if max_tokens <= 0 else f"at most {MAX_TOKENS:,}"
+        raise ValueError(f"{where}: max_tokens must be {allowed}, not {to_bounded_repr(max_tokens, 40)}")
     return model, max_tokens
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from rlm.core.describe import type_name
+
 
 def to_harmless(text: str) -> str:
     """The text as an exact str that UTF-8 can hold: surrogate pairs are joined, lone surrogates become U+FFFD."""
@@ -46,7 +48,7 @@ def to_bounded_repr(value: Any, limit: int) -> str:
             if room < 0:
                 break
     except Exception as exc:  # noqa: BLE001 -- the cell's own __repr__ may raise anything
-        return f"<{type(value).__name__} object whose repr raised {type(exc).__name__}>"
+        return f"<{type_name(value)} object whose repr raised {type_name(exc)}>"
     text = "".join(pieces)
     if room < 0:
         text = f"{text[:limit]}... [cut after {limit:,} characters]"
@@ -64,8 +66,17 @@ def _pieces(value: Any, limit: int, above: set[int]) -> Iterator[str]:
         yield from _container(value, kind, limit, above)
     elif isinstance(value, (str, bytes)) and kind.__repr__ in _PLAIN and len(value) > limit:
         yield repr(value[: limit + 1])
+    elif kind is int:
+        yield _show_int(value)
     else:
         yield repr(value)
+
+
+def _show_int(value: int) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # more digits than Python writes
+        return f"<int of {value.bit_length():,} bits>"
 
 
 def _container(value: Any, kind: Any, limit: int, above: set[int]) -> Iterator[str]:

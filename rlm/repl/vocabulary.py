@@ -19,7 +19,7 @@ ALIASES = {
     "rlm_query_batched": "rlm_batch_query",
 }
 RESERVED = frozenset({"FINAL", "FINAL_VAR", "FINAL_var", "SUBMIT", "SHOW_VARS", "answer", "context"})
-"""Names that no tool may take."""
+"""Names that no tool may take, beside those that Python keeps for itself."""
 
 Text = str | None
 Many = Iterable[str | Mapping[str, Any]] | None
@@ -113,11 +113,16 @@ def make_tools(port: Port, tools: Mapping[str, str]) -> dict[str, Callable[..., 
     return {name: _make_tool(port, name, text) for name, text in tools.items()}
 
 
-def _make_tool(port: Port, name: str, text: str) -> Callable[..., Any]:
-    if not name.isidentifier() or iskeyword(name):
+def check_tool_name(name: object) -> None:
+    """Raise `UsageError` for a name that no tool can have."""
+    if not isinstance(name, str) or not name.isidentifier() or iskeyword(name):
         raise UsageError(f"A tool cannot be called {name!r}: a cell calls it by name, so give it a Python identifier")
-    if name in RESERVED:
+    if name in RESERVED or (name.startswith("__") and name.endswith("__")):
         raise UsageError(f"A tool cannot be called {name}: that name is reserved, like {', '.join(sorted(RESERVED))}")
+
+
+def _make_tool(port: Port, name: str, text: str) -> Callable[..., Any]:
+    check_tool_name(name)
 
     def tool(*args: Any, **kwargs: Any) -> Any:
         return port.call_tool(name, args, kwargs)

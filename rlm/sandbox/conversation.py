@@ -12,10 +12,10 @@ from typing import Any
 import anyio
 
 from rlm.core.cell import CellResult
-from rlm.core.describe import error_text
-from rlm.core.portable import decode_value
+from rlm.core.describe import error_text, type_name
 from rlm.core.query import Answer, Request
 from rlm.core.waiting import is_cancellation
+from rlm.sandbox.calls import pack_answers, pack_failure, pack_result, read_ask, read_tool
 from rlm.sandbox.channel import Channel
 from rlm.sandbox.clock import CellClock
 from rlm.sandbox.desk import REFUSALS_BEFORE_STOP, Desk, QueryLog, refuse_all, too_many
@@ -23,7 +23,6 @@ from rlm.sandbox.launch import WorkerProcess
 from rlm.sandbox.outcome import read_outcome
 from rlm.sandbox.protocol import Frame, ProtocolError
 from rlm.sandbox.pump import Cancellable, Exchange, make_pump
-from rlm.sandbox.values import pack_value
 
 _INTERRUPTS = 3
 _GRACE_SECONDS = 0.3
@@ -99,7 +98,7 @@ class Conversation:
             # it is about to exit: how, is the cause to tell. One that closed its line and goes on is not waited for.
             self._exchange.later(_EXIT_SECONDS, self._exchange.finish)
         except Exception as error:  # noqa: BLE001 -- whatever a worker's nonsense causes here ends that worker
-            self._broken = self._broken or f"{type(error).__name__}: {error}"[:300]
+            self._broken = self._broken or f"{type(error).__name__}: {error_text(error, 200)}"
             self._kill()
 
     def _on_exit(self) -> None:
@@ -148,7 +147,7 @@ class Conversation:
 
     def _ask(self, frame: Frame) -> None:
         call = self._new_call(frame)
-        requests = _requests(frame, self._desk.limits.prompt_bytes)
+        requests = read_ask(frame, self._desk.limits.prompt_bytes)
         self._asked += len(requests)
         if self._stopping:
             return
@@ -188,20 +187,7 @@ class Conversation:
     def _reply(self, call: int, answers: Sequence[Answer]) -> None:
         if any(answer.error is not None and answer.error.kind == "refused" for answer in answers):
             self._refused += 1
-        known = []
-        for answer in answers:
-            one: dict[str, Any] = {"s": round(answer.seconds, 6)}
-            if answer.model:
-                one["m"] = answer.model
-            if answer.finish_reason is not None:
-                one["f"] = answer.finish_reason
-            if answer.usage is not None:
-                one["u"] = [answer.usage.input_tokens, answer.usage.output_tokens]
-            if answer.error is not None:
-                one["e"] = [answer.error.kind, answer.error.message, answer.error.attempts]
-            known.append(one)
-        texts = [answer.encode("utf-8", "backslashreplace") for answer in answers]
-        self._exchange.send({"t": "answers", "id": call, "a": known}, texts)
+        self._exchange.send(*pack_answers(call, answers))
         if self._refused >= REFUSALS_BEFORE_STOP:
             self.stop(f"{REFUSALS_BEFORE_STOP} refused queries")
 
@@ -210,28 +196,24 @@ class Conversation:
         name = frame.header["name"]
         if name not in self._desk.tools:
             raise ProtocolError(f"no tool {str(name)[:40]!r}")
-        parts = frame.parts()
-        args = [_argument(spec, parts) for spec in frame.header["args"]]
-        kwargs = {str(key): _argument(spec, parts) for key, spec in frame.header["kwargs"].items()}
+        args, kwargs = read_tool(frame)
         size = frame.size
         if self._stopping:
             return
         if self._open_bytes + size > _OPEN_BYTES:
-            self._exchange.send({"t": "value", "id": call, "error": ["QueryRefused", _TOO_MUCH]})
+            self._exchange.send(*pack_failure(call, "QueryRefused", _TOO_MUCH))
         else:
             self._start(call, self._run_tool(call, name, args, kwargs), size)
 
     async def _run_tool(self, call: int, name: str, args: list[Any], kwargs: dict[str, Any]) -> None:
         try:
             value = await self._desk.tools.call(name, args, kwargs)
-            spec, blob = pack_value(value)
-            self._exchange.send({"t": "value", "id": call, "v": spec}, [] if blob is None else [blob])
+            self._exchange.send(*pack_result(call, value))
         except BaseException as error:
             # A tool may raise anything, CancelledErrors of tasks it awaits among it: the cell is told.
             if is_cancellation(error):
                 raise
-            told = [type(error).__name__, error_text(error)]
-            self._exchange.send({"t": "value", "id": call, "error": told})
+            self._exchange.send(*pack_failure(call, type_name(error), error_text(error)))
             if isinstance(error, (GeneratorExit, KeyboardInterrupt)):
                 raise
         finally:
@@ -303,7 +285,7 @@ class Conversation:
             try:
                 return read_outcome(self._done, self._desk.limits.output_chars, self._stopping, common)
             except Exception as error:  # noqa: BLE001 -- likewise
-                self._broken = f"{type(error).__name__}: {error}"[:300]
+                self._broken = f"{type(error).__name__}: {error_text(error, 200)}"
         self.lost = True
         ended = await self._worker.end()
         if self._broken:
@@ -311,25 +293,3 @@ class Conversation:
         if self._killed or self._stopping:
             return CellResult(status="killed", cause=self._stopping, **common)
         return CellResult(status="crashed", cause=ended, **common)
-
-
-def _argument(spec: Any, parts: list[memoryview]) -> Any:
-    if not isinstance(spec, dict):
-        raise ProtocolError("an argument is not a value")
-    part = spec.get("part")
-    return decode_value(spec, None if part is None else parts[part])
-
-
-def _requests(frame: Frame, prompt_bytes: int) -> list[Request]:
-    asked, prompts = frame.header["q"], frame.parts()
-    if not isinstance(asked, list) or len(asked) != len(prompts):
-        raise ProtocolError("a batch has not one prompt for each request")
-    requests = []
-    for one, prompt in zip(asked, prompts, strict=True):
-        kind, model, max_tokens = one
-        if kind not in ("llm", "rlm") or not isinstance(model, (str, type(None))):
-            raise ProtocolError("a request is malformed")
-        if (type(max_tokens) is not int and max_tokens is not None) or len(prompt) > prompt_bytes:
-            raise ProtocolError("a request is malformed or its prompt too long")
-        requests.append(Request(str(prompt, "utf-8", "backslashreplace"), model, max_tokens, kind))
-    return requests

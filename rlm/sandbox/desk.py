@@ -14,11 +14,11 @@ from rlm.errors import UsageError
 from rlm.models.answerer import Answerer
 from rlm.models.limit import ConcurrencyLimit
 from rlm.models.threads import DaemonThreads
+from rlm.repl.vocabulary import check_tool_name
 
 _TOOL_CONCURRENCY = 32
 _LOGGED_CHARS = 256 << 20
 _BEGINNING_CHARS = 1000
-_RESERVED = frozenset({"FINAL", "FINAL_VAR", "FINAL_var", "SUBMIT", "SHOW_VARS", "answer", "context"})
 REFUSALS_BEFORE_STOP = 3
 
 
@@ -31,8 +31,7 @@ class Toolbox:
 
     def __init__(self, tools: Mapping[str, Callable[..., Any]]) -> None:
         for name, tool in tools.items():
-            if not name.isidentifier() or name in _RESERVED:
-                raise UsageError(f"a tool cannot be named {name!r}: that name is reserved or no identifier")
+            check_tool_name(name)
             if not callable(tool):
                 raise UsageError(f"tool {name!r} is not callable: {type(tool).__name__}")
         self._tools = dict(tools)

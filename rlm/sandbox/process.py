@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 
 from rlm.core.cell import CellResult
+from rlm.core.describe import error_text
 from rlm.core.portable import decode_value
 from rlm.errors import SandboxError, UsageError, ValueNotPortable
 from rlm.sandbox.conversation import Conversation, Worker
@@ -20,6 +21,8 @@ from rlm.sandbox.values import pack_value
 _START_SECONDS = 30.0
 _REPLY_SECONDS = 60.0
 _STOP_SECONDS = 0.5
+_TOLD_CHARS = 200
+_TEXT_CHARS = 5000
 _BLOB_BYTES = 96 << 20  # a worker's largest honest frame: a group of prompts, or one portable value
 
 
@@ -195,17 +198,17 @@ def _is_reply(frame: Frame) -> bool:
 
 def _check(frame: Frame) -> None:
     if frame.type == "failed":
-        raise SandboxError(f"the worker could not start: {frame.header.get('text')}")
+        raise SandboxError(f"the worker could not start: {str(frame.header.get('text'))[:_TEXT_CHARS]}")
     error = frame.header.get("error")
     if error is None:
         return
     match error:
-        case ["ValueNotPortable", str(name), str(kind)]:
-            raise ValueNotPortable(name, kind)
+        case ["ValueNotPortable", str(name), str(kind), str(reason)]:
+            raise ValueNotPortable(name[:_TOLD_CHARS], kind[:_TOLD_CHARS], reason[:_TOLD_CHARS])
         case ["KeyboardInterrupt"]:
             raise SandboxError("the worker was interrupted, for it gave no reply in time: variables are kept")
         case [str(_)]:
-            raise UsageError(str(frame.header.get("text")))
+            raise UsageError(str(frame.header.get("text"))[:_TEXT_CHARS])
     raise SandboxError("the worker sent a malformed reply")
 
 
@@ -214,7 +217,7 @@ def _value(frame: Frame) -> Any:
         parts = frame.parts()
         return decode_value(frame.header["v"], parts[0] if parts else None)
     except (ProtocolError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise SandboxError(f"the worker sent no value: {error}") from error
+        raise SandboxError(f"the worker sent no value: {error_text(error, _TOLD_CHARS)}") from error
 
 
 def _noticed(result: CellResult, notice: str) -> CellResult:

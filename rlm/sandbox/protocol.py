@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 HEAD = struct.Struct("!IQ")
-MAX_HEADER_BYTES = 8 << 20
+MAX_HEADER_BYTES = 4 << 20
 _parse = json.JSONDecoder().decode
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 

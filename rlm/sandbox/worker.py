@@ -20,7 +20,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from rlm.core.cell import CellResult, Final
-from rlm.core.describe import error_text
+from rlm.core.describe import error_text, type_name
 from rlm.core.portable import encode_value
 from rlm.errors import UsageError, ValueNotPortable
 from rlm.repl import streams
@@ -161,8 +161,9 @@ class Worker:
         self._repl.reset()
 
     def _fail(self, frame: Frame, error: BaseException) -> None:
-        known = type(error).__name__
-        told = [known, error.name, error.type_name] if isinstance(error, ValueNotPortable) else [known]
+        told = [type_name(error)]
+        if type(error) is ValueNotPortable:
+            told += [error.name, error.type_name, error.reason]
         text = _text(error_text(error, 2000))
         self._link.send({"t": "reply", "id": frame.header["id"], "error": told, "text": text})
 
@@ -185,8 +186,15 @@ def _portable_final(final: Final) -> tuple[Header, bytes | None]:
     try:
         return encode_value(final.value, "final")
     except ValueNotPortable:
-        spec, blob = encode_value(to_bounded_repr(final.value, _REPR_CHARS), "final")
+        spec, blob = encode_value(_shown(final.value), "final")
         return {**spec, "repr": True}, blob
+
+
+def _shown(value: Any) -> str:
+    try:
+        return to_bounded_repr(value, _REPR_CHARS)
+    except BaseException as error:  # noqa: BLE001 -- a cell's own __repr__, after the cell: nobody else would take it
+        return f"<{type_name(value)} object whose repr raised {type_name(error)}>"
 
 
 def _text(value: str) -> str:

@@ -9,13 +9,13 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rlm.core.portable import decode_value, encode_value
-from rlm.core.query import Answer, AnswerError, Request, Usage
-from rlm.errors import QueryRefused, ToolError
-from rlm.sandbox.protocol import Frame, Header
+from rlm.core.query import Answer, Request
+from rlm.errors import QueryRefused
+from rlm.sandbox.calls import cut_batch, pack_ask, pack_tool, read_answers, read_result
+from rlm.sandbox.protocol import Frame
+from rlm.sandbox.values import unpack_value
 from rlm.sandbox.worker_link import Link
 
-_FRAME_PROMPT_BYTES = 32 << 20  # a batch with more text than this is sent as several calls at once
 _STAMP = "_rlm_cell"
 _NO_CELL = -1
 _ENDED = "the cell that made this call has ended: a thread or task it left running can ask nothing"
@@ -94,93 +94,39 @@ class WorkerPort:
     def ask(self, requests: Sequence[Request]) -> list[Answer]:
         self._check()
         answers: list[Answer] = []
-        for group in _groups(requests):
+        for group in cut_batch(requests):
             number = next(self._numbers)
-            header, parts = self._ask_frame(number, group)
-            answers += _answers(self._link.call(number, header, parts))
+            header, parts = pack_ask(self._threads.number, number, group)
+            answers += read_answers(_given(self._link.call(number, header, parts)))
         return answers
 
     async def ask_async(self, requests: Sequence[Request]) -> list[Answer]:
         self._check()
         answers: list[Answer] = []
-        for group in _groups(requests):
+        for group in cut_batch(requests):
             number = next(self._numbers)
-            header, parts = self._ask_frame(number, group)
-            answers += _answers(await self._link.call_async(number, header, parts))
+            header, parts = pack_ask(self._threads.number, number, group)
+            answers += read_answers(_given(await self._link.call_async(number, header, parts)))
         return answers
 
     def call_tool(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         self._check()
         number = next(self._numbers)
-        header: Header = {"t": "tool", "cell": self._threads.number, "id": number, "name": name}
-        parts: list[bytes] = []
-        header["args"] = [_spec(value, f"argument {i + 1} of {name}", parts) for i, value in enumerate(args)]
-        header["kwargs"] = {key: _spec(value, f"argument {key} of {name}", parts) for key, value in kwargs.items()}
-        frame = self._link.call(number, header, parts)
-        if frame is None:
-            raise QueryRefused(_ENDED)
-        if "error" in frame.header:
-            raise ToolError(*frame.header["error"])
-        return received_value(frame)
+        header, parts = pack_tool(self._threads.number, number, name, args, kwargs)
+        return read_result(_given(self._link.call(number, header, parts)), pickle.loads)
 
     def _check(self) -> None:
         if not self._threads.current():
             raise QueryRefused(_ENDED)
 
-    def _ask_frame(self, number: int, requests: Sequence[Request]) -> tuple[Header, list[bytes]]:
-        asked = [[r.kind, r.model, r.max_tokens] for r in requests]
-        parts = [r.prompt.encode("utf-8", "backslashreplace") for r in requests]
-        return {"t": "ask", "cell": self._threads.number, "id": number, "q": asked}, parts
-
 
 def received_value(frame: Frame) -> Any:
-    """The value the host sent in a frame. Only here is anything unpickled: the host is trusted by the worker."""
+    """The value the host sent in a command."""
     parts = frame.parts()
-    blob = parts[0] if parts else None
-    if frame.header["v"]["k"] == "pickle":
-        return pickle.loads(blob or b"")
-    return decode_value(frame.header["v"], blob)
+    return unpack_value(frame.header["v"], parts[0] if parts else None, pickle.loads)
 
 
-def _spec(value: Any, name: str, parts: list[bytes]) -> dict[str, Any]:
-    spec, blob = encode_value(value, name)
-    if blob is not None:
-        spec["part"] = len(parts)
-        parts.append(blob)
-    return spec
-
-
-def _groups(requests: Sequence[Request]) -> list[Sequence[Request]]:
-    """Cut a batch so that no frame grows too large. One group, without measuring bytes, for all but huge batches."""
-    if sum(len(r.prompt) for r in requests) * 4 <= _FRAME_PROMPT_BYTES:
-        return [requests]
-    groups: list[list[Request]] = []
-    size = _FRAME_PROMPT_BYTES
-    for request in requests:
-        length = len(request.prompt.encode("utf-8", "backslashreplace"))
-        if size + length > _FRAME_PROMPT_BYTES:
-            groups.append([])
-            size = 0
-        groups[-1].append(request)
-        size += length
-    return list(groups)
-
-
-def _answers(frame: Frame | None) -> list[Answer]:
+def _given(frame: Frame | None) -> Frame:
     if frame is None:
         raise QueryRefused(_ENDED)
-    answers = []
-    for known, part in zip(frame.header["a"], frame.parts(), strict=True):
-        error = known.get("e")
-        usage = known.get("u")
-        answers.append(
-            Answer(
-                str(part, "utf-8", "backslashreplace"),
-                error=AnswerError(*error) if error else None,
-                usage=Usage(*usage) if usage else None,
-                model=known.get("m", ""),
-                seconds=known.get("s", 0.0),
-                finish_reason=known.get("f"),
-            )
-        )
-    return answers
+    return frame

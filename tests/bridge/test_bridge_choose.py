@@ -26,7 +26,7 @@ def test_pure_async_is_the_default():
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("0", False), ("false", False), ("FALSE", False), ("1", True), ("true", True), ("True", True), ("", True)],
+    [("0", False), ("false", False), ("FALSE", False), ("1", True), ("true", True), ("True", True)],
 )
 def test_the_variable_decides_where_no_parameter_does(monkeypatch, text, expected):
     monkeypatch.setenv("RLM_USE_PURE_ASYNC", text)

@@ -74,6 +74,24 @@ def test_a_value_that_is_not_above_0_is_refused(name: str, value: object) -> Non
         rlm.Limits(**{name: value})
 
 
+WHOLE = ("memory_bytes", "output_chars", "prompt_bytes", "queries")
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("value", [1.5, 2.5e9 + 0.5, float("inf")])
+def test_a_part_of_a_byte_or_query_is_refused(name: str, value: float) -> None:
+    with pytest.raises(rlm.UsageError, match=f"{name}=.*whole number"):
+        rlm.Limits(**{name: value})
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_whole_number_that_is_a_float_becomes_an_int(name: str) -> None:
+    limits = rlm.Limits(**{name: 2.5e9})
+    assert (type(getattr(limits, name)), getattr(limits, name)) == (int, 2_500_000_000)
+    assert limits.given() == {name: 2_500_000_000}
+    assert limits == rlm.Limits(**{name: 2_500_000_000})
+
+
 def test_override_gives_values_anew_and_keeps_what_was_given() -> None:
     limits = rlm.Limits(query_seconds=5, queries=7).override(cell_seconds=10, compute_seconds=None)
     assert limits.given() == {"query_seconds": 5, "queries": 7, "cell_seconds": 10}

@@ -124,10 +124,16 @@ def test_a_tool_sees_the_context_variables_of_the_execute_call(side: Side, loop:
     run_on(loop, main)
 
 
-@pytest.mark.parametrize("name", ["FINAL", "FINAL_VAR", "SHOW_VARS", "SUBMIT", "answer", "context", "a b", "1a"])
+@pytest.mark.parametrize("name", ["FINAL", "FINAL_VAR", "SHOW_VARS", "SUBMIT", "answer", "context", "a b", "1a", "",
+                                  "class", "None", "await", "__builtins__", "__name__"])  # fmt: skip
 def test_a_reserved_name_is_refused_at_once(side: Side, name: str) -> None:
-    with pytest.raises(rlm.UsageError, match=name):
+    with pytest.raises(rlm.UsageError, match=f"A tool cannot be called '?{name}"):
         side.open(echo, tools={name: add})
+
+
+def test_a_name_that_is_no_text_is_refused_at_once(side: Side) -> None:
+    with pytest.raises(rlm.UsageError, match="called 5"):
+        side.open(echo, tools={5: add})
 
 
 def test_a_tool_that_is_not_callable_is_refused_at_once(side: Side) -> None:

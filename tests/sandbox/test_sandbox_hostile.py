@@ -38,6 +38,12 @@ BROKEN = {
     "ask_with_short_request": "send({'t': 'ask', 'cell': cell, 'id': 1, 'q': [['llm']]}, [b'a'])",
     "ask_with_prompt_over_the_limit": "send({'t': 'ask', 'cell': cell, 'id': 1, 'q': [['llm', None, 5]]},"
     " [b'a' * 2001])",
+    "ask_for_nothing": "send({'t': 'ask', 'cell': cell, 'id': 1, 'q': []})",
+    "ask_with_empty_prompt": "send({'t': 'ask', 'cell': cell, 'id': 1, 'q': [['llm', None, 5]]}, [b''])",
+    "ask_with_prompt_that_is_no_text": "send({'t': 'ask', 'cell': cell, 'id': 1, 'q': [['llm', None, 5]]}, [b'\\xff'])",
+    "ask_with_negative_max_tokens": "send({'t': 'ask', 'cell': cell, 'id': 1, 'q': [['llm', None, -5]]}, [b'a'])",
+    "ask_with_endless_max_tokens": "send({'t': 'ask', 'cell': cell, 'id': 1, 'q': [['llm', None, 1 << 31]]}, [b'a'])",
+    "ask_with_empty_model": "send({'t': 'ask', 'cell': cell, 'id': 1, 'q': [['llm', '', 5]]}, [b'a'])",
     "ask_twice_with_one_id": "[send({'t': 'ask', 'cell': cell, 'id': 1, 'q': [['llm', None, 5]]}, [b'hold'])"
     " for _ in 'ab']",
     "unknown_tool": "send({'t': 'tool', 'cell': cell, 'id': 1, 'name': 'system', 'args': [], 'kwargs': {}})",
@@ -48,6 +54,14 @@ BROKEN = {
     " 'args': [{'k': 'pickle', 'part': 0}], 'kwargs': {}}, [b'cos\\nsystem\\n(S\"true\"\\ntR.'])",
     "tool_part_out_of_range": "send({'t': 'tool', 'cell': cell, 'id': 1, 'name': 'tool',"
     " 'args': [{'k': 'str', 'part': 9}], 'kwargs': {}})",
+    "tool_with_one_part_for_many_args": "send({'t': 'tool', 'cell': cell, 'id': 1, 'name': 'tool',"
+    " 'args': [{'k': 'bytes', 'part': 0}] * 1000, 'kwargs': {}}, [b'a'])",
+    "tool_with_part_of_no_arg": "send({'t': 'tool', 'cell': cell, 'id': 1, 'name': 'tool', 'args': [], 'kwargs': {}},"
+    " [b'a'])",
+    "tool_arg_without_content": "send({'t': 'tool', 'cell': cell, 'id': 1, 'name': 'tool', 'args': [{'k': 'json'}],"
+    " 'kwargs': {}})",
+    "tool_arg_nested_too_deeply": "send({'t': 'tool', 'cell': cell, 'id': 1, 'name': 'tool', 'args': [{'k': 'jsonb'}],"
+    " 'kwargs': {}}, [b'[' * 300 + b']' * 300])",
     "tool_kwargs_are_a_list": "send({'t': 'tool', 'cell': cell, 'id': 1, 'name': 'tool', 'args': [], 'kwargs': []})",
     "drop_without_id": "send({'t': 'drop', 'cell': cell})",
     "drop_with_list_id": "send({'t': 'drop', 'cell': cell, 'id': [1]})",
@@ -55,6 +69,8 @@ BROKEN = {
     "done_with_parts_that_do_not_add_up": f"send({{'t': 'done', 'cell': cell, 'b': [9], {OUTCOME}}})",
     "done_with_wrong_status": "done(status='killed')",
     "done_with_wrong_abandoned": "done(abandoned='3')",
+    "done_with_negative_abandoned": "done(abandoned=-7)",
+    "done_with_huge_abandoned": "done(abandoned=10 ** 4000)",
     "done_without_status": "send({'t': 'done', 'cell': cell}, [b''] * 6)",
     "done_with_final_but_no_blob": "done(final={'k': 'str'})",
     "done_with_final_that_is_no_value": "done(final=3)",
@@ -115,6 +131,15 @@ def test_a_broken_protocol_crashes_the_cell_and_says_so(process_side: Side, name
 def test_frames_that_belong_to_nothing_are_dropped(process_side: Side, name: str) -> None:
     result = run_hostile(HARMLESS[name], process_side)
     assert (result.status, result.stdout, result.queries) == ("ok", "", ())
+
+
+@pytest.mark.usefixtures("hostile")
+def test_a_final_that_cannot_be_read_costs_only_the_final(process_side: Side) -> None:
+    header = "{'t': 'done', 'cell': cell, 'status': 'ok', 'value': False, 'error': False, 'abandoned': 0"
+    result = run_hostile(f"send({header}, 'final': {{'k': 'jsonb'}}}}, [b''] * 6 + [b'[' * 9999])", process_side)
+    assert (result.status, result.cause) == ("ok", None)
+    assert result.final is not None
+    assert not result.final.portable
 
 
 @pytest.mark.usefixtures("hostile")
@@ -198,9 +223,12 @@ REPLIES = {
     "error_is_a_number": "send({'t': 'reply', 'id': id, 'error': 5})",
     "error_is_a_dict": "send({'t': 'reply', 'id': id, 'error': {'a': 1}})",
     "error_is_short": "send({'t': 'reply', 'id': id, 'error': ['ValueNotPortable']})",
+    "error_is_long": "send({'t': 'reply', 'id': id, 'error': ['ValueNotPortable', *['x' * 9999] * 3]})",
     "no_value": "send({'t': 'reply', 'id': id})",
     "value_is_a_number": "send({'t': 'reply', 'id': id, 'v': 5})",
     "value_is_a_pickle": "send({'t': 'reply', 'id': id, 'v': {'k': 'pickle'}}, [b'cos\\nsystem\\n.'])",
+    "value_without_content": "send({'t': 'reply', 'id': id, 'v': {'k': 'json'}})",
+    "value_nested_too_deeply": "send({'t': 'reply', 'id': id, 'v': {'k': 'jsonb'}}, [b'[' * 300 + b']' * 300])",
     "value_without_blob": "send({'t': 'reply', 'id': id, 'v': {'k': 'jsonb'}})",
     "blob_is_no_json": "send({'t': 'reply', 'id': id, 'v': {'k': 'jsonb'}}, [b'{]'])",
     "parts_do_not_add_up": "send({'t': 'reply', 'id': id, 'v': {'k': 'bytes'}, 'b': [3]})",
@@ -220,6 +248,6 @@ def test_a_malformed_reply_is_a_sandbox_error(name: str, verb: str) -> None:
                 return
             with pytest.raises(rlm.RLMError) as raised:
                 await (env.get_async("x") if verb == "get" else env.names_async())
-            assert len(str(raised.value)) < 500
+            assert len(str(raised.value)) < 1000
 
     run(main)
