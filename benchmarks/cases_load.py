@@ -10,7 +10,7 @@ from time import perf_counter
 
 from benchmarks.cases_cost import Round, Sample
 from benchmarks.models import MemoryModel, make_model
-from benchmarks.sides import open_environment
+from benchmarks.sides import make_bridge, open_environment
 from rlm.bench.latency import Latency, constant
 from rlm.bench.measure import rss_bytes
 from rlm.environment import AsyncRLMReplEnvironment
@@ -26,18 +26,19 @@ _STARTS_AT_ONCE = 8
 
 
 @asynccontextmanager
-async def many_queries(
+async def many_queries(  # noqa: PLR0913 -- the options of a rival
     side: str,
     size: int,
     at_once: bool = True,
     latency: tuple[float, float, int] = (0.0, 0.0, 0),
     base_url: str | None = None,
     ca_file: str | None = None,
+    max_concurrency: int = 256,
 ) -> AsyncIterator[Round]:
     """One cell asks `size` queries, as one batch or one after another; seconds of the whole `execute_async`."""
     async with AsyncExitStack() as stack:
         model = await stack.enter_async_context(make_model(Latency(*latency), base_url, ca_file))
-        env = await stack.enter_async_context(open_environment(side, model))
+        env = await stack.enter_async_context(open_environment(side, model, max_concurrency=max_concurrency))
         await env.set_async("prompts", [f"question {number}" for number in range(size)])
         cell = BATCH_CELL if at_once else SINGLE_CELL
         yield lambda: _timed(env, cell, size)
@@ -139,6 +140,29 @@ async def memory(side: str, count: int) -> AsyncIterator[Round]:
 
     async with open_environment(side, None) as env:  # what the first environment of a process imports is not its own
         await env.execute_async("6*7")
+    yield one
+
+
+@asynccontextmanager
+async def suspended(side: str, count: int) -> AsyncIterator[Round]:
+    """`count` cells that wait over one bridge at once: seconds to have them, and memory, for one cell."""
+
+    async def one() -> Sample:
+        bridge, opened = make_bridge(side.partition("/")[2]), asyncio.Event()
+
+        async def wait() -> bool:
+            return await opened.wait()
+
+        before, started = rss_bytes(), perf_counter()
+        cells = [asyncio.ensure_future(bridge.run(lambda: bridge.wait(wait))) for _ in range(count)]
+        await asyncio.sleep(0)
+        extra = {"host_bytes": max(0, rss_bytes() - before) / count}
+        seconds = perf_counter() - started
+        opened.set()
+        assert await asyncio.gather(*cells) == [True] * count
+        await bridge.aclose()
+        return Sample(seconds / count, extra)
+
     yield one
 
 

@@ -22,6 +22,7 @@ CASES: dict[str, Any] = {
     case.__name__: case
     for case in (
         cases_cost.plain_await,
+        cases_load.suspended,
         cases_cost.bridged_wait,
         cases_cost.queries,
         cases_cost.cells,

@@ -76,3 +76,20 @@ def test_batch_at_a_real_latency(enter: Enter, wire: str, side: str) -> None:
     Over HTTPS: `test_latency_improvement.py`.
     """
     enter(real_contest(wire), side)
+
+
+_THOUSAND_SIDES = ("inline/pure_async", "inline/background", "inline/threaded", "process/pure_async")
+THOUSAND = Contest(
+    "batch of 1000 at once, 50 ms, memory",
+    tuple(
+        Rival(side, "many_queries", side, {"size": 1000, "latency": (0.05, 0.0, 0), "max_concurrency": 1000})
+        for side in _THOUSAND_SIDES
+    ),
+    rounds=7,
+)
+
+
+@pytest.mark.parametrize("side", _THOUSAND_SIDES)
+def test_batch_of_1000_of_50_ms(enter: Enter, side: str) -> None:
+    """Seconds for one cell with one batch of a thousand, all of them at the model at once."""
+    enter(THOUSAND, side)

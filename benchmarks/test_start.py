@@ -18,6 +18,12 @@ MEMORY = Contest(
     rounds=1,  # a second round would find the memory that the first one gave back
     warmups=0,
 )
+SUSPENDED = Contest(
+    "a thousand suspended cells, for each",
+    (Rival("inline/pure_async", "suspended", "inline/pure_async", {"count": 1000}, own_host=True),),
+    rounds=1,
+    warmups=0,
+)
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -30,3 +36,8 @@ def test_start(enter: Enter, side: str) -> None:
 def test_memory(enter: Enter, side: str) -> None:
     """Seconds and bytes for one of twenty environments that are open at once."""
     enter(MEMORY, side)
+
+
+def test_memory_per_suspended_cell(enter: Enter) -> None:
+    """Seconds and bytes for one of a thousand cells that wait for a query over one greenlet bridge."""
+    enter(SUSPENDED, "inline/pure_async")

@@ -18,7 +18,7 @@ from rlm.core.waiting import is_cancellation
 from rlm.sandbox.calls import pack_answers, pack_failure, pack_result, read_ask, read_tool
 from rlm.sandbox.channel import Channel
 from rlm.sandbox.clock import CellClock
-from rlm.sandbox.desk import REFUSALS_BEFORE_STOP, Desk, QueryLog, refuse_all, too_many
+from rlm.sandbox.desk import REFUSALS_BEFORE_STOP, Desk, QueryCount, QueryLog, refuse_all
 from rlm.sandbox.launch import WorkerProcess
 from rlm.sandbox.outcome import read_outcome
 from rlm.sandbox.protocol import Frame, ProtocolError
@@ -62,7 +62,8 @@ class Conversation:
         self._records = QueryLog()
         self._calls: dict[int, Cancellable | None] = {}
         self._sizes: dict[int, int] = {}
-        self._asked = self._refused = self._strays = self._open_bytes = 0
+        self._count = QueryCount(desk.limits.queries)
+        self._refused = self._strays = self._open_bytes = 0
         self._stopping = ""  # why the cell is being stopped
         self._killed = False
         self._broken = ""  # what the worker did against the protocol
@@ -148,16 +149,14 @@ class Conversation:
     def _ask(self, frame: Frame) -> None:
         call = self._new_call(frame)
         requests = read_ask(frame, self._desk.limits.prompt_bytes)
-        self._asked += len(requests)
         if self._stopping:
             return
-        size = frame.size
-        if self._asked > self._desk.limits.queries:
-            self._reply(call, refuse_all(requests, too_many(self._desk.limits.queries)))
-        elif self._open_bytes + size > _OPEN_BYTES:
-            self._reply(call, refuse_all(requests, _TOO_MUCH))
+        over = self._open_bytes + frame.size > _OPEN_BYTES
+        reason = _TOO_MUCH if over else self._count.take(len(requests))
+        if reason:
+            self._reply(call, refuse_all(requests, reason))
         else:
-            self._start(call, self._answer(call, requests), size)
+            self._start(call, self._answer(call, requests), frame.size)
 
     def _start(self, call: int, work: Coroutine[Any, Any, None], size: int) -> None:
         self._clock.wait_begins()

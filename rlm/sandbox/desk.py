@@ -113,6 +113,18 @@ def refuse_all(requests: Sequence[Request], reason: str) -> list[Answer]:
     return [Answer.failed(AnswerError("refused", reason)) for _ in requests]
 
 
-def too_many(limit: int) -> str:
-    """Why a query over the number allowed to one cell is refused."""
-    return f"this cell may make {limit:,} queries (Limits(queries={limit})) and has made them"
+class QueryCount:
+    """How many queries one cell has made. A batch that is over the limit is refused whole, and counts for nothing."""
+
+    __slots__ = ("_limit", "_made")
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._made = limit, 0
+
+    def take(self, asked: int) -> str:
+        """Count them; or say why they are refused."""
+        left = self._limit - self._made
+        if asked > left:
+            return f"asked for {asked:,} queries, and {left:,} of this cell's {self._limit:,} are left (Limits.queries)"
+        self._made += asked
+        return ""

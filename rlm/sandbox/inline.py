@@ -24,7 +24,7 @@ from rlm.errors import ToolError, UsageError
 from rlm.repl import streams
 from rlm.repl.repl import Repl
 from rlm.sandbox.clock import CellClock
-from rlm.sandbox.desk import REFUSALS_BEFORE_STOP, Desk, QueryLog, refuse_all, too_many
+from rlm.sandbox.desk import REFUSALS_BEFORE_STOP, Desk, QueryCount, QueryLog, refuse_all
 
 _REFUSED_IMPORTS = {
     "nest_asyncio": "it would patch the host's event loop; use `await` or llm_batch_query, or sandbox='process'",
@@ -39,13 +39,14 @@ _owner: ContextVar[object] = ContextVar("rlm_cell_owner", default=None)
 class InlineCell:
     """What is counted while one cell runs."""
 
-    def __init__(self, cell_seconds: float) -> None:
+    def __init__(self, cell_seconds: float, queries: int) -> None:
         self.clock = CellClock()
         self.cell_seconds = cell_seconds
         self.records = QueryLog()
         self.task = None if in_trio() else asyncio.current_task()
         self.asking: set[asyncio.Task[Any]] = set()
-        self.asked = self.refused = self.abandoned = 0
+        self.count = QueryCount(queries)
+        self.refused = self.abandoned = 0
         self.scope: anyio.CancelScope | None = None
         self.stopped = ""  # why the cell was stopped, where it was
 
@@ -83,9 +84,9 @@ class InlinePort:
 
     async def _answer(self, requests: Sequence[Request]) -> list[Answer]:
         cell = self._running()
-        cell.asked += len(requests)
-        if cell.asked > self._desk.limits.queries:
-            answers = refuse_all(requests, too_many(self._desk.limits.queries))
+        reason = cell.count.take(len(requests))
+        if reason:
+            answers = refuse_all(requests, reason)
         else:
             cell.clock.wait_begins()
             try:
@@ -172,7 +173,7 @@ class InlineSandbox:
     async def run_cell(self, code: str, cell_seconds: float) -> CellResult:
         self._cells += 1
         self._loop_used = self._loop_used or _LOOP_WORDS.search(code) is not None
-        cell = self._port.cell = InlineCell(cell_seconds)
+        cell = self._port.cell = InlineCell(cell_seconds, self._desk.limits.queries)
         outcome: list[CellResult] = []
 
         def body() -> None:

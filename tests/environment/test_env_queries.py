@@ -105,8 +105,11 @@ def test_the_limit_of_queries_refuses_what_is_over_it(side: Side) -> None:
         model = Held()
         async with side.open(model, limits=rlm.Limits(queries=3)) as env:
             result = await env.execute_async("got = llm_batch_query(['a', 'b'])\nllm_batch_query(['c', 'd'])")
-            assert "3 queries" in result.to_text()
+            assert "asked for 2 queries, and 1 of this cell's 3 are left" in result.to_text()
             assert model.asked == ["a", "b"]
+            # what was refused was not made: it takes nothing from what is left
+            code = "over = llm_batch_query(['a', 'b', 'c', 'd'])\n[answer.ok for answer in over], llm_query('e')"
+            assert (await env.execute_async(code)).value == "([False, False, False, False], '<e>')"
             # it is a limit of each cell
             assert (await env.execute_async("llm_batch_query(['c', 'd', 'e'])")).value == repr(["<c>", "<d>", "<e>"])
             result = await env.execute_async("x = [llm_query(p) for p in 'abcd']")

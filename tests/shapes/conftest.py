@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import pytest
 from environment.env_sides import LOOPS, SIDES, Shared, side_id
 
-# the threaded sides make loops of their own for every query: the host's kind does not reach them
-RUNS = [(side, loop) for side in SIDES for loop in LOOPS if side.pure or loop == "asyncio"]
+RUNS = [(side, loop) for side in SIDES for loop in LOOPS]
 
 
 @pytest.fixture(scope="module", params=RUNS, ids=lambda p: f"{side_id(p[0])}-{p[1]}")
