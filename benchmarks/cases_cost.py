@@ -19,8 +19,12 @@ from rlm.bench.latency import NO_LATENCY
 from rlm.environment import AsyncRLMReplEnvironment
 
 PROMPT = "Which clause caps the liability of the supplier, and at what sum? Answer with the clause's number."
-QUERY_CELL = """
+# Rivals take turns: after the others' rounds a process finds the caches cold. So many calls bring them back, untimed;
+# what a first call costs is another question, which test_start.py asks.
+WARM_CALLS = 20
+QUERY_CELL = f"""
 import time
+warm = [llm_query(prompt) for _ in range({WARM_CALLS})]
 started = time.perf_counter()
 answers = [llm_query(prompt) for _ in range(times)]
 seconds = time.perf_counter() - started
@@ -90,6 +94,8 @@ async def cells(side: str, times: int) -> AsyncIterator[Round]:
     async with open_environment(side, None) as env:
 
         async def one() -> Sample:
+            for _ in range(WARM_CALLS):
+                await env.execute_async("6*7")
             started = perf_counter()
             results = [await env.execute_async("6*7") for _ in range(times)]
             seconds = perf_counter() - started
@@ -131,6 +137,8 @@ async def _echo(message: int, reply: int, times: int) -> AsyncIterator[Round]:
     with open_echo(message, reply) as echo:
 
         async def one() -> Sample:
+            for _ in range(WARM_CALLS):
+                echo.exchange()
             started = perf_counter()
             got = [echo.exchange() for _ in range(times)]
             seconds = perf_counter() - started
@@ -147,5 +155,5 @@ async def _set_up(env: AsyncRLMReplEnvironment, times: int) -> None:
 
 async def _query_round(env: AsyncRLMReplEnvironment, times: int) -> Sample:
     result = await env.execute_async(QUERY_CELL)
-    assert result.value == "True" and len(result.queries) == times, result
+    assert result.value == "True" and len(result.queries) == WARM_CALLS + times, result
     return Sample(await env.get_async("seconds") / times)

@@ -26,6 +26,7 @@ from rlm.sandbox.pump import Cancellable, Exchange, make_pump
 
 _INTERRUPTS = 3
 _GRACE_SECONDS = 0.3
+_PUNCTUAL_SECONDS = 0.001
 _CANCEL_SECONDS = 0.5
 _EXIT_SECONDS = 0.5
 _OPEN_CALLS = 20_000
@@ -77,10 +78,7 @@ class Conversation:
         source = code.encode("utf-8", "backslashreplace")
         async with self._worker.pump.exchange(self._on_readable, self._on_exit) as self._exchange:
             self._exchange.send({"t": "cell", "cell": self._number}, [source])
-            limits = self._desk.limits
-            self._exchange.later(self._cell_seconds, lambda: self.stop(f"cell_seconds={self._cell_seconds:g} passed"))
-            if limits.compute_seconds < self._cell_seconds:
-                self._exchange.later(limits.compute_seconds, self._check_compute)
+            self._exchange.later(min(self._desk.limits.compute_seconds, self._cell_seconds), self._check_time)
             try:
                 await self._exchange.wait()
             except BaseException:
@@ -231,13 +229,17 @@ class Conversation:
             self._call_ended(call)
             task.cancel()
 
-    def _check_compute(self) -> None:
-        left = self._desk.limits.compute_seconds - self._clock.compute_seconds
-        if left <= 0.001:
+    def _check_time(self) -> None:
+        """The one timer of a cell, for both clocks: what is due is done, and the next look is set."""
+        left = self._cell_seconds - self._clock.wall_seconds
+        compute_left = self._desk.limits.compute_seconds - self._clock.compute_seconds
+        if left <= _PUNCTUAL_SECONDS:
+            self.stop(f"cell_seconds={self._cell_seconds:g} passed")
+        elif compute_left <= _PUNCTUAL_SECONDS:
             self.stop(f"compute_seconds={self._desk.limits.compute_seconds:g} passed")
         else:
-            # while the cell waits the clock stands still: look again, but not all the time
-            self._exchange.later(max(left, 0.05), self._check_compute)
+            # while the cell waits this clock stands still: look again, but not all the time
+            self._exchange.later(min(left, max(compute_left, 0.05)), self._check_time)
 
     def stop(self, why: str) -> None:
         """Interrupt the cell, again and again, then kill the worker. Its open calls are called off at once."""
