@@ -72,7 +72,7 @@ class AsyncRLMReplEnvironment:
     listener: is told `core.events` as they happen; `depth` is the level they carry.
 
     Use it as `async with`, or call `aclose`. It belongs to the event loop that first used it.
-    Source: DESIGN of the environment in docs/design.md.
+    Source: "One query, from cell to model and back" in docs/design.md.
     """
 
     def __init__(  # noqa: PLR0913 -- the public door; every parameter but the first two is keyword-only
