@@ -1,0 +1,1 @@
+"""What the kernel holds a worker to: one file per mechanism, ctypes and the standard library only."""
