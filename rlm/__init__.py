@@ -15,11 +15,13 @@ _HOMES = {
     "CellError": "rlm.core.cell",
     "CellResult": "rlm.core.cell",
     "Completion": "rlm.core.query",
+    "Enforced": "rlm.core.enforced",
     "Final": "rlm.core.cell",
     "LLMQueryError": "rlm.errors",
     "Limits": "rlm.core.limits",
     "Model": "rlm.models.base",
     "ModelError": "rlm.errors",
+    "Protection": "rlm.core.enforced",
     "QueryRecord": "rlm.core.query",
     "QueryRefused": "rlm.errors",
     "RLM": "rlm.agent.rlm",
@@ -28,11 +30,14 @@ _HOMES = {
     "Request": "rlm.core.query",
     "RunResult": "rlm.agent.run",
     "SandboxError": "rlm.errors",
+    "SandboxUnavailable": "rlm.errors",
     "ScriptedModel": "rlm.models.scripted",
+    "Snapshot": "rlm.sandbox.snapshot",
     "ToolError": "rlm.errors",
     "Usage": "rlm.core.query",
     "UsageError": "rlm.errors",
     "ValueNotPortable": "rlm.errors",
+    "WorkerPool": "rlm.sandbox.pool",
     "open_model": "rlm.models.resolve",
 }
 
@@ -44,6 +49,8 @@ if TYPE_CHECKING:
     from rlm.core.cell import CellError as CellError
     from rlm.core.cell import CellResult as CellResult
     from rlm.core.cell import Final as Final
+    from rlm.core.enforced import Enforced as Enforced
+    from rlm.core.enforced import Protection as Protection
     from rlm.core.limits import Limits as Limits
     from rlm.core.query import Answer as Answer
     from rlm.core.query import AnswerError as AnswerError
@@ -57,12 +64,15 @@ if TYPE_CHECKING:
     from rlm.errors import QueryRefused as QueryRefused
     from rlm.errors import RLMError as RLMError
     from rlm.errors import SandboxError as SandboxError
+    from rlm.errors import SandboxUnavailable as SandboxUnavailable
     from rlm.errors import ToolError as ToolError
     from rlm.errors import UsageError as UsageError
     from rlm.errors import ValueNotPortable as ValueNotPortable
     from rlm.models.base import Model as Model
     from rlm.models.resolve import open_model as open_model
     from rlm.models.scripted import ScriptedModel as ScriptedModel
+    from rlm.sandbox.pool import WorkerPool as WorkerPool
+    from rlm.sandbox.snapshot import Snapshot as Snapshot
     from rlm.sync import RLMReplEnvironment as RLMReplEnvironment
 
 

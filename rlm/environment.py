@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Literal, TypedDict
+from weakref import WeakSet
 
 import anyio
 
 from rlm.bridge.choose import choose_bridge
 from rlm.core.cell import CellResult
+from rlm.core.enforced import Enforced
 from rlm.core.events import CellFinished, CellStarted, Listener
 from rlm.core.limits import Limits
 from rlm.core.query import Answer, Request
@@ -23,10 +25,12 @@ from rlm.models.base import Model
 from rlm.models.limit import ConcurrencyLimit
 from rlm.models.resolve import resolve_model
 from rlm.repl.queries import RequestMaker
-from rlm.sandbox.base import Sandbox
+from rlm.sandbox.choose import make_sandbox
 from rlm.sandbox.desk import Desk, Toolbox
-from rlm.sandbox.inline import InlineSandbox
+from rlm.sandbox.isolation import Isolation
+from rlm.sandbox.pool import WorkerPool
 from rlm.sandbox.process import ProcessSandbox
+from rlm.sandbox.snapshot import Snapshot
 
 ModelLike = Model | str | Callable[..., Any]
 
@@ -48,9 +52,13 @@ class Parameters(TypedDict, total=False):
     child_model: Model | None
     listener: Listener | None
     depth: int
+    isolation: Isolation | None
+    preload: Sequence[str]
+    read_paths: Sequence[str | os.PathLike[str]]
+    pool: WorkerPool | None
 
 
-_SANDBOXES: dict[str, Callable[[Desk], Sandbox]] = {"process": ProcessSandbox, "inline": InlineSandbox}
+_SANDBOXES = ("process", "inline")
 _executing: ContextVar[tuple[object, ...]] = ContextVar("rlm_executing", default=())
 
 
@@ -70,6 +78,10 @@ class AsyncRLMReplEnvironment:
     base_url: for a model given by name.
     child_model: answers `rlm_query`; without one it is a plain query.
     listener: is told `core.events` as they happen; `depth` is the level they carry.
+    isolation: `full` (the default: a worker that the kernel does not confine is refused with `SandboxUnavailable`),
+        `best` (one warning instead) or `none`; None reads `RLM_ISOLATION`. `enforced` says what holds.
+    preload: modules imported once, before workers are forked. read_paths: further folders that cells may read and
+        import from. pool: a `WorkerPool`, which has these three then.
 
     Use it as `async with`, or call `aclose`. It belongs to the event loop that first used it.
     Source: "One query, from cell to model and back" in docs/design.md.
@@ -94,43 +106,51 @@ class AsyncRLMReplEnvironment:
         child_model: Model | None = None,
         listener: Listener | None = None,
         depth: int = 0,
+        isolation: Isolation | None = None,
+        preload: Sequence[str] = (),
+        read_paths: Sequence[str | os.PathLike[str]] = (),
+        pool: WorkerPool | None = None,
     ) -> None:
         check_shapes(limits, tools)
         _check_choice("sandbox", sandbox, _SANDBOXES)
         _check_choice("query_errors", query_errors, ("raise", "text"))
         self.limits = (limits or Limits()).override(cell_seconds=cell_timeout, compute_seconds=compute_timeout)
-        if sandbox == "inline" and "compute_seconds" in self.limits.given():
-            raise UsageError('an inline cell cannot be stopped while it computes: use sandbox="process" for that limit')
-        if model is None and base_url is not None:
-            raise UsageError("base_url is for a model given by name, and no model was given")
+        _check_combinations(sandbox, self.limits, model, base_url)
         self._owned, self._model = False, None
         if model is not None:
             self._model, self._owned = resolve_model(model, base_url=base_url, max_connections=max_concurrency)
         self._toolbox = Toolbox(tools or {})
         self._bridge = choose_bridge(use_pure_async, bridge, sandbox, self._end_loop)
         self._answerer = Answerer(
-            self._model,
-            limit=ConcurrencyLimit(max_concurrency),
-            query_seconds=self.limits.query_seconds,
-            default_max_tokens=max_tokens,
-            child=child_model,
-            listener=listener,
-            depth=depth,
-        )
+            self._model, limit=ConcurrencyLimit(max_concurrency), query_seconds=self.limits.query_seconds,
+            default_max_tokens=max_tokens, child=child_model, listener=listener, depth=depth,
+        )  # fmt: skip
         self._child = child_model
         self._requests = RequestMaker("llm", max_tokens, self.limits.prompt_bytes)
         self._query_errors = query_errors
         self._listener, self._depth = listener, depth
-        desk = Desk(
-            self._answerer, self._bridge, self.limits, self._toolbox, max_tokens, query_errors, {"context": context}
-        )
-        self._sandbox = _SANDBOXES[sandbox](desk)
+        # the workers of some pools are born with a context
+        born_with = context is None and pool is not None and pool.has_context
+        variables = {} if born_with else {"context": context}
+        desk = Desk(self._answerer, self._bridge, self.limits, self._toolbox, max_tokens, query_errors, variables)
+        self._sandbox = make_sandbox(sandbox, desk, isolation, preload, read_paths, pool)
+        self._sharing = WeakSet([self])  # the environments that use this model, forked from one another
+        self._same = Parameters(  # for `fork`
+            use_pure_async=self._bridge.name == "pure_async", limits=self.limits, max_concurrency=max_concurrency,
+            max_tokens=max_tokens, tools=tools, query_errors=query_errors, child_model=child_model, listener=listener,
+            depth=depth,
+        )  # fmt: skip
         self._pid = os.getpid()
         self._loop: Any = None
         self._turn: anyio.Lock
         self._opened = self._closed = False
         self._execution: object | None = None
         self._closing: asyncio.Future[None] | None = None
+
+    @property
+    def enforced(self) -> Enforced:
+        """What the kernel keeps this environment's cells from, by name; empty before the first worker and inline."""
+        return self._sandbox.enforced
 
     @property
     def path(self) -> str:
@@ -215,6 +235,48 @@ class AsyncRLMReplEnvironment:
         async with self._my_turn():
             await self._sandbox.reset()
 
+    async def snapshot(self) -> Snapshot:
+        """The state of the cells as it is now, to go back to with `restore`; close it when it is not needed any more.
+
+        A fork of the worker, made in milliseconds, where that can be had; else, and the snapshot says why, the cells so
+        far, which `restore` runs again with their recorded answers. Clocks and random numbers are not recorded. Raises
+        `SandboxError` where neither can be had, `UsageError` with `sandbox="inline"`.
+        """
+        async with self._my_turn():
+            return await self._process_sandbox("snapshot").snapshot()
+
+    async def restore(self, snapshot: Snapshot) -> None:
+        """Go back to a snapshot of this environment, or of one it was forked from; the snapshot can be used again.
+
+        Where cells are run again and one comes out differently, `SandboxError` names it and the state stays as it is.
+        """
+        async with self._my_turn():
+            await self._process_sandbox("restore").restore(snapshot)
+
+    async def fork(self) -> AsyncRLMReplEnvironment:
+        """Another environment that goes on from this one's state, with the same model, tools and limits, on this loop.
+
+        What either does from now on the other does not see. Close both. Raises as `snapshot` and `restore` do.
+        """
+        async with self._my_turn():
+            mine = self._process_sandbox("fork")
+            same: Parameters = {**self._same, "pool": mine.pool}
+            child = AsyncRLMReplEnvironment(self._model, mine.context, **same)
+            child._check_usable()  # its worker is of this loop
+            child._owned, child._sharing = self._owned, self._sharing
+            self._sharing.add(child)
+            try:
+                await mine.fork_into(child._process_sandbox("fork"))
+            except BaseException:
+                await child.aclose()
+                raise
+            return child
+
+    def _process_sandbox(self, verb: str) -> ProcessSandbox:
+        if not isinstance(self._sandbox, ProcessSandbox):
+            raise UsageError(f'{verb} needs a worker process: use sandbox="process"')
+        return self._sandbox
+
     async def aclose(self) -> None:
         """Stop what runs, end the worker, close what this environment opened. Idempotent.
 
@@ -241,7 +303,8 @@ class AsyncRLMReplEnvironment:
                 await self._sandbox.aclose()
         await self._bridge.aclose()
         self._toolbox.close()
-        if self._owned and self._model is not None:
+        self._sharing.discard(self)
+        if self._owned and self._model is not None and not self._sharing:
             await self._model.aclose()
 
     async def _ask(self, requests: list[Request]) -> list[Answer]:
@@ -312,6 +375,13 @@ def check_shapes(limits: object, tools: object) -> None:
         raise UsageError(f"limits={limits!r:.80}: give rlm.Limits(...), e.g. rlm.Limits(cell_seconds=60)")
     if tools is not None and not isinstance(tools, Mapping):
         raise UsageError("tools= takes a dict from the name that cells call to the function, e.g. {'fetch': fetch}")
+
+
+def _check_combinations(sandbox: str, limits: Limits, model: object, base_url: str | None) -> None:
+    if sandbox == "inline" and "compute_seconds" in limits.given():
+        raise UsageError('an inline cell cannot be stopped while it computes: use sandbox="process" for that limit')
+    if model is None and base_url is not None:
+        raise UsageError("base_url is for a model given by name, and no model was given")
 
 
 def _check_choice(name: str, value: str, known: Iterable[str]) -> None:

@@ -55,6 +55,18 @@ class SandboxError(RLMError):
     """No worker can be had, or it was lost outside a cell: the next call tries with a fresh one."""
 
 
+class SandboxUnavailable(SandboxError):
+    """This machine cannot confine a worker as `isolation` demands. `missing` says what; the last line is the repair."""
+
+    def __init__(self, missing: dict[str, str], repair: str) -> None:
+        self.missing, self.repair = missing, repair
+        lines = [f"  {name}: {why}" for name, why in missing.items()]
+        super().__init__("\n".join(["cells cannot be confined here; not enforced:", *lines, repair]))
+
+    def __reduce__(self) -> tuple[type[SandboxUnavailable], tuple[dict[str, str], str]]:
+        return type(self), (self.missing, self.repair)
+
+
 class LLMQueryError(RLMError):
     """A query failed. Raised by `llm_query` in the cell; `.answer` is the failed answer."""
 

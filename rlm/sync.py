@@ -13,9 +13,11 @@ from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
 from rlm.core.cell import CellResult
+from rlm.core.enforced import Enforced
 from rlm.core.query import Answer
 from rlm.environment import AsyncRLMReplEnvironment, ModelLike, Parameters
 from rlm.errors import UsageError
+from rlm.sandbox.snapshot import Snapshot
 
 T = TypeVar("T")
 _CLOSE_SECONDS = 5.0
@@ -120,6 +122,11 @@ class RLMReplEnvironment:
         """The side that runs."""
         return self._env.path
 
+    @property
+    def enforced(self) -> Enforced:
+        """What the kernel keeps this environment's cells from, by name."""
+        return self._env.enforced
+
     def __enter__(self) -> RLMReplEnvironment:
         run_sync(self._env.__aenter__)
         return self
@@ -158,6 +165,24 @@ class RLMReplEnvironment:
     def reset(self) -> None:
         """Forget every variable but `context`."""
         run_sync(self._env.reset_async)
+
+    def snapshot(self) -> Snapshot:
+        """The state of the cells as it is now. It lives on the background loop: end it with `discard`, or with this."""
+        return run_sync(self._env.snapshot)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to a snapshot of this environment, or of one it was forked from."""
+        run_sync(lambda: self._env.restore(snapshot))
+
+    def discard(self, snapshot: Snapshot) -> None:
+        """Free what a snapshot holds; it cannot be gone back to any more. Idempotent."""
+        run_sync(snapshot.aclose)
+
+    def fork(self) -> RLMReplEnvironment:
+        """Another environment that goes on from this one's state; see `AsyncRLMReplEnvironment.fork`. Close both."""
+        twin = object.__new__(type(self))
+        twin._env = run_sync(self._env.fork)
+        return twin
 
     def close(self) -> None:
         """Stop what runs and release everything. Idempotent."""

@@ -19,6 +19,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "rlm"
 # door: it hands out names of every level up to `agent`, so `import rlm` stands above that level.
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"core"}),
+    frozenset({"confine"}),
     frozenset({"repl", "bridge", "models", "record", "trace"}),
     frozenset({"sandbox"}),
     frozenset({"environment"}),
@@ -30,9 +31,10 @@ LEVELS: tuple[frozenset[str], ...] = (
 )
 # Files beside the rooms -> the room whose law they keep.
 HOUSED = {"errors": "core", "sync": "environment", "__main__": "cli"}
-# Rooms and programs that must start from the standard library alone: they run inside the worker.
+# Rooms and programs that must start from the standard library alone: they run inside the zygote and the worker.
 SHARED_WITH_THE_WORKER = ("rlm.sandbox.protocol", "rlm.sandbox.calls", "rlm.sandbox.values")
-STANDARD_LIBRARY_ONLY = ("rlm", "rlm.errors", "rlm.core", "rlm.repl", "rlm.sandbox.worker", *SHARED_WITH_THE_WORKER)
+PROGRAMS = ("rlm.sandbox.zygote", "rlm.sandbox.worker")
+STANDARD_LIBRARY_ONLY = ("rlm", "rlm.errors", "rlm.core", "rlm.confine", "rlm.repl", *PROGRAMS, *SHARED_WITH_THE_WORKER)
 MAY_UNPICKLE = ("rlm.repl", "rlm.sandbox.worker")
 FLAG, FLAG_READER = "RLM_USE_PURE_ASYNC", "rlm.bridge.choose"
 NESTED, NESTED_USER = "nest_asyncio", "rlm.bridge.nested"
@@ -102,7 +104,7 @@ def is_in(name: str, homes: tuple[str, ...]) -> bool:
 
 
 def _beside(name: str, home: str) -> bool:
-    return home.endswith(".worker") and name.startswith(f"{home}_")
+    return home in PROGRAMS and name.startswith(f"{home}_")
 
 
 def broken_layers(source: Source) -> Iterator[str]:
@@ -213,6 +215,7 @@ def test_importing_the_package_loads_no_room_and_nothing_of_others() -> None:
 BAD: tuple[tuple[str, str, str], ...] = (
     ("layers", "rlm.core.bad", "from rlm.models.base import Model\n"),
     ("layers", "rlm.core.bad", "from rlm import models\n"),
+    ("layers", "rlm.confine.bad", "from rlm.sandbox import worker\n"),
     ("layers", "rlm.errors", "import rlm.sandbox.process\n"),
     ("layers", "rlm.repl.bad", "def f():\n    from rlm.bridge import base\n"),
     ("layers", "rlm.models.bad", "if TYPE_CHECKING:\n    from rlm.bridge.base import Bridge\n"),
@@ -228,6 +231,8 @@ BAD: tuple[tuple[str, str, str], ...] = (
     ("standard library", "rlm.core.bad", "import anyio\n"),
     ("standard library", "rlm.repl.bad", "def f():\n    import greenlet\n"),
     ("standard library", "rlm.sandbox.worker", "from rlm.sandbox.process import start\n"),
+    ("standard library", "rlm.sandbox.zygote", "from rlm.sandbox.launch import Zygote\n"),
+    ("standard library", "rlm.confine.bad", "import anyio\n"),
     ("standard library", "rlm.sandbox.worker_io", "import httpx2\n"),
     ("standard library", "rlm.sandbox.worker.main", "import httpx2\n"),
     ("standard library", "rlm.sandbox.__init__", "from rlm.sandbox.process import start\n"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -21,6 +22,8 @@ from rlm.errors import ModelError
 from rlm.models.base import Model
 from rlm.models.limit import ConcurrencyLimit
 from rlm.models.resolve import resolve_model
+from rlm.sandbox.isolation import Isolation
+from rlm.sandbox.pool import WorkerPool
 
 ModelSpec = str | Model | Callable[..., Any]
 """A name ("provider/model"), a `Model` object, or a function from a prompt to a text."""
@@ -51,6 +54,10 @@ class Setup:
     system_prompt: SystemPrompt = None
     listener: Listener | None = None
     children: tuple[ConcurrencyLimit, ...] = ()
+    isolation: Isolation | None = None
+    preload: Sequence[str] = ()
+    read_paths: Sequence[str | os.PathLike[str]] = ()
+    pool: WorkerPool | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,10 @@ def make_environment(setup: Setup, job: Job, sub_model: Model, child: Model | No
         child_model=child,
         listener=setup.listener,
         depth=job.depth,
+        isolation=setup.isolation,
+        preload=setup.preload,
+        read_paths=setup.read_paths,
+        pool=setup.pool,
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from rlm.agent.recursion import Job, ModelSpec, Setup, SystemPrompt, make_environment, make_model, run_job
@@ -13,6 +14,8 @@ from rlm.core.limits import Limits
 from rlm.environment import check_shapes
 from rlm.errors import UsageError
 from rlm.models.limit import ConcurrencyLimit
+from rlm.sandbox.isolation import Isolation, choose_isolation
+from rlm.sandbox.pool import WorkerPool
 
 
 class RLM:
@@ -23,6 +26,7 @@ class RLM:
     base_url: of an OpenAI-compatible server, for models given by name.
     sandbox, use_pure_async, bridge, limits, max_concurrency, max_tokens, tools, query_errors: as in
         `AsyncRLMReplEnvironment`. `limits.run_seconds` (600) bounds a run; its last tenth is kept for a last request.
+    isolation, preload, read_paths, pool: likewise; children are confined as their parents are.
     max_turns: replies of the model before a last request for its best answer.
     max_depth: 0: `rlm_query` is a plain query. 1: it starts a child with an environment of its own, in which
         `rlm_query` is a plain query. And so on.
@@ -52,6 +56,10 @@ class RLM:
         query_errors: Literal["raise", "text"] = "raise",
         system_prompt: SystemPrompt = None,
         listener: Listener | None = None,
+        isolation: Isolation | None = None,
+        preload: Sequence[str] = (),
+        read_paths: Sequence[str | os.PathLike[str]] = (),
+        pool: WorkerPool | None = None,
     ) -> None:
         _check_whole("max_turns", max_turns)
         _check_whole("max_depth", max_depth, least=0)
@@ -75,6 +83,10 @@ class RLM:
             system_prompt=system_prompt,
             listener=listener,
             children=tuple(ConcurrencyLimit(max_children) for _ in range(max_depth)),
+            isolation=_read_isolation(isolation, sandbox, pool),
+            preload=preload,
+            read_paths=read_paths,
+            pool=pool,
         )
         if base_url is not None and not any(isinstance(spec, str) for spec in (model, sub_model)):
             raise UsageError(f"base_url={base_url!r} goes with a model given by name; none is")
@@ -98,6 +110,12 @@ class RLM:
         from rlm.sync import run_sync
 
         return run_sync(lambda: self.acompletion(query, context))
+
+
+def _read_isolation(given: Isolation | None, sandbox: str, pool: WorkerPool | None) -> Isolation | None:
+    """As it stands for every run and child of this agent. None where the environment must have none."""
+    concerned = sandbox == "process" and pool is None
+    return choose_isolation(given) if concerned else given
 
 
 def _check_whole(name: str, value: object, least: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""`rlm doctor`: what is installed, which side runs, and whether it works here."""
+"""`rlm doctor`: what is installed, which side runs, what confines cells, and whether it works here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 import os
 import platform
 import sys
+import warnings
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -32,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     for name in _KEYS:
         report.add("ok" if os.environ.get(name) else "--", name, "set" if os.environ.get(name) else "not set")
     if report.usable:
-        _try_cells(report)
+        _look_at_sandboxes(report)
     print("usable" if report.usable else "not usable: see the lines marked FAIL")
     return 0 if report.usable else 1
 
@@ -98,13 +100,27 @@ def _look_at_flag(report: _Report) -> None:
     report.add("ok", "use_pure_async", f"{flag} ({'pure async' if flag else 'threaded'}; {origin})")
 
 
-def _try_cells(report: _Report) -> None:
-    """Run a cell that asks a function, in each sandbox."""
+def _look_at_sandboxes(report: _Report) -> None:
+    from rlm.cli.doctor_confinement import look_at_confinement
+    from rlm.sandbox.isolation import IsolationWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", IsolationWarning)  # every gap is a finding of its own
+        worker = look_at_confinement(report.add)
+        _try_cells(report, ("process", "inline") if worker else ("inline",))
+
+
+def _try_cells(report: _Report, sandboxes: Sequence[str]) -> None:
+    """Run a cell that asks a function, in each sandbox, as an environment without parameters would."""
     import asyncio
 
-    for sandbox in ("process", "inline"):
+    from rlm.errors import SandboxUnavailable
+
+    for sandbox in sandboxes:
         try:
             found = asyncio.run(_try(sandbox))
+        except SandboxUnavailable:
+            report.add("FAIL", f"{sandbox} sandbox", "refused: isolation='full' asks for what is NOT ENFORCED above")
         except Exception as error:  # noqa: BLE001 -- whatever fails here is the finding
             report.add("FAIL", f"{sandbox} sandbox", " ".join(f"{type(error).__name__}: {error}".split()))
         else:

@@ -8,11 +8,13 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from types import ModuleType
+from typing import Any, NoReturn
 
 from rlm import __version__
-from rlm.errors import RLMError, UsageError
+from rlm.errors import RLMError, SandboxUnavailable, UsageError
 
 COMMANDS = ("run", "demo", "repl", "doctor")
 _INTERRUPTED = 130
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if sys.stdout is None:
         return _fail(args, UsageError("standard output is closed: there is nowhere to write the answer"), 2)
     try:
-        status: int = command.run(args)
+        status = _run(command, args)
         sys.stdout.flush()
     except UsageError as error:
         return _fail(args, error, 2)
@@ -74,6 +76,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
+def _run(command: ModuleType, args: argparse.Namespace) -> int:
+    """Run a command. The warning that cells are not fully confined is one line, without a place in our code."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def say(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+            from rlm.sandbox.isolation import IsolationWarning
+
+            if issubclass(category, IsolationWarning):
+                print(f"rlm: warning: {message}", file=sys.stderr)
+            else:
+                show(message, category, *rest, **named)
+
+        warnings.showwarning = say
+        status: int = command.run(args)
+        return status
+
+
 def _give_up_stdout() -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
@@ -82,5 +102,6 @@ def _give_up_stdout() -> int:
 def _fail(args: argparse.Namespace, error: RLMError, status: int) -> int:
     if getattr(args, "verbose", False):
         traceback.print_exception(error)
-    print("rlm: " + " ".join(str(error).split()), file=sys.stderr)
+    whole = isinstance(error, SandboxUnavailable)  # a line for each protection, the repair last
+    print("rlm: " + (str(error) if whole else " ".join(str(error).split())), file=sys.stderr)
     return status

@@ -15,6 +15,12 @@ def add_side_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sandbox", choices=("process", "inline"), default="process", help="where cells run (default: process)"
     )
+    parser.add_argument(
+        "--isolation",
+        choices=("full", "best", "none"),
+        help="full: do not run cells that the kernel cannot confine; best: warn; none: do not confine (default: the "
+        "variable RLM_ISOLATION, else full)",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="show cells, output and tracebacks of failures")
 
 

@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
         base_url=args.base_url,
         sandbox=args.sandbox,
         use_pure_async=use_pure_async(args),
+        isolation=args.isolation,
     )
     terminal = sys.stdin.isatty()
     with MainLoop() as loop:

@@ -62,6 +62,7 @@ def _make_agent(args: argparse.Namespace, listener: Listener) -> RLM:
         base_url=args.base_url,
         sandbox=args.sandbox,
         use_pure_async=use_pure_async(args),
+        isolation=args.isolation,
         limits=Limits().override(run_seconds=args.timeout),
         max_turns=args.max_turns,
         max_depth=args.max_depth,

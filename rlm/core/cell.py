@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rlm.core.enforced import NOTHING, Enforced
 from rlm.core.query import QueryRecord, Usage
 
 Status = Literal["ok", "error", "timeout", "killed", "crashed"]
@@ -41,6 +42,7 @@ class CellResult:
     abandoned: unfinished tasks, and queries of other threads, that the end of the cell cancelled.
     wall_seconds, compute_seconds: the latter without the time in which a query or tool was under way.
     path: the side that ran, e.g. `process/pure_async` or `inline/threaded`.
+    enforced: what the kernel kept the cell from, by name; empty inline.
     notice: what the author of the cells should know before reading on, e.g. that earlier variables are lost.
     """
 
@@ -56,6 +58,7 @@ class CellResult:
     wall_seconds: float = 0.0
     compute_seconds: float = 0.0
     path: str = ""
+    enforced: Enforced = NOTHING
     notice: str = ""
 
     @property

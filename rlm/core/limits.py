@@ -15,9 +15,11 @@ _DEFAULTS: dict[str, float] = {
     "memory_bytes": 2 << 30,
     "output_chars": 100_000,
     "prompt_bytes": 16 << 20,
+    "scratch_bytes": 64 << 20,
+    "threads": 64,
     "queries": 10_000,
 }
-_WHOLE = frozenset({"memory_bytes", "output_chars", "prompt_bytes", "queries"})
+_WHOLE = frozenset({"memory_bytes", "output_chars", "prompt_bytes", "scratch_bytes", "threads", "queries"})
 # (inner, outer): what lies inside cannot outlast what it lies in. The widest comes first, so that one pass settles all.
 _INSIDE = (
     ("query_seconds", "run_seconds"),
@@ -34,8 +36,11 @@ class Limits:
 
     query_seconds 300: one query, waiting for a slot included. cell_seconds 480: one cell, from the moment a ready
     worker takes it. run_seconds 600: one agent run. compute_seconds 60: of a cell's time, that in which none of
-    its queries and tools is under way (process sandbox). memory_bytes 2 GiB: address space of a worker. output_chars
-    100,000: each of stdout and stderr. prompt_bytes 16 MiB: one prompt in UTF-8. queries 10,000: per cell.
+    its queries and tools is under way (process sandbox). memory_bytes 2 GiB: address space that the cells of a worker
+    may add to what Python itself takes. output_chars 100,000: each of stdout and stderr. prompt_bytes 16 MiB: one
+    prompt in UTF-8. scratch_bytes 64 MiB: a worker's scratch directory, where it can have a file system of its own;
+    elsewhere it has none unless this is given, and then each file may be that large. threads 64: of a worker, where
+    the kernel counts them. queries 10,000: per cell.
 
     An outer limit that is given lowers every inner default to itself. Two given values that contradict each other,
     values that are not positive, and a fraction of a byte, character or query raise `UsageError`.
@@ -48,6 +53,8 @@ class Limits:
     memory_bytes: int = None  # type: ignore[assignment]
     output_chars: int = None  # type: ignore[assignment]
     prompt_bytes: int = None  # type: ignore[assignment]
+    scratch_bytes: int = None  # type: ignore[assignment]
+    threads: int = None  # type: ignore[assignment]
     queries: int = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:

@@ -41,14 +41,10 @@ class Finals:
             self._final = Final(value)
         return FinalSignal()
 
-    def end(self, variables: Mapping[str, Any]) -> Final | None:
-        """The cell ends: its final, from a call or else from a ready `answer`, which is made unready again."""
+    def end(self) -> Final | None:
+        """The cell ends: the final that it has given by a call."""
         final, self._owner, self._final = self._final, None, None
-        answer = variables.get("answer")
-        if not isinstance(answer, dict) or not _is_ready(answer):
-            return final
-        answer["ready"] = False
-        return final or Final(answer["content"])
+        return final
 
 
 def make_final_words(
@@ -92,11 +88,20 @@ def make_answer() -> dict[str, Any]:
     return {"content": "", "ready": False}
 
 
-def _is_ready(answer: Mapping[str, Any]) -> bool:
-    try:
-        return "content" in answer and bool(answer.get("ready"))
-    except BaseException:  # noqa: BLE001 -- the truth of a cell's object may raise anything; that is no yes
-        return False
+def take_answer(variables: Mapping[str, Any]) -> Final | None:
+    """The content of a ready `answer`, which is made unready again.
+
+    Raises what the truth of the cell's `ready` raises, and what its keys do; no method of `answer` itself is called.
+    """
+    answer: Any = variables.get("answer")
+    if not issubclass(type(answer), dict):
+        return None
+    ready = dict.get(answer, "ready")
+    if ready is False or ready is None or not dict.__contains__(answer, "content"):
+        return None
+    # before its truth is asked for: one that raises or never ends does so for one cell only
+    dict.__setitem__(answer, "ready", False)
+    return Final(dict.__getitem__(answer, "content")) if ready else None
 
 
 def _look_up(name: Any, variables: Mapping[str, Any]) -> Any:

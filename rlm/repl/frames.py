@@ -6,6 +6,7 @@ import linecache
 from typing import TYPE_CHECKING
 
 from rlm.core.cell import CellError
+from rlm.core.describe import type_name
 from rlm.repl.compile import is_cell, to_shown
 from rlm.repl.text import cut_middle, to_harmless
 
@@ -30,7 +31,7 @@ def to_cell_error(error: BaseException, limit: int, choose_hint: Callable[[str, 
 
 def to_bare_error(error: BaseException) -> CellError:
     """Describe an exception by its class alone: nothing of its own code runs."""
-    kind = type.__dict__["__name__"].__get__(type(error))
+    kind = type_name(error)
     return CellError(kind, "", f"{kind}: <its text could not be made>\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import importlib.util
 import io
 import sys
 from collections.abc import Callable, Mapping
@@ -17,6 +18,19 @@ from rlm.repl.text import to_bounded_repr
 _REPR_CHARS = 120
 
 
+def import_when_used(name: str) -> ModuleType:
+    """A module of the standard library that is loaded by the first use of one of its names: asyncio takes 30 ms."""
+    loaded = sys.modules.get(name)
+    if loaded is not None:
+        return loaded
+    spec = importlib.util.find_spec(name)
+    assert spec is not None and spec.loader is not None
+    spec.loader = loader = importlib.util.LazyLoader(spec.loader)
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
 class Namespace:
     """Holds `variables`, the globals of every cell. The words are bound anew before each cell, `answer` is not.
 
@@ -27,19 +41,18 @@ class Namespace:
     variables: dict[str, Any]
 
     def __init__(self, words: Mapping[str, Any], refused_imports: Mapping[str, str], as_main: bool) -> None:
-        # asyncio is imported here, not with this module: 30 ms
-        import asyncio
-
-        fixed = {"asyncio": asyncio, "LLMQueryError": LLMQueryError, "QueryRefused": QueryRefused}
+        fixed = {"asyncio": import_when_used("asyncio"), "LLMQueryError": LLMQueryError, "QueryRefused": QueryRefused}
         self._words: dict[str, Any] = {**fixed, "ToolError": ToolError, "SHOW_VARS": self._make_show_vars(), **words}
         self._words["__name__"] = "__main__"
-        self._words["__builtins__"] = make_builtins(refused_imports, self.to_text)
+        self._builtins = make_builtins(refused_imports, self.to_text)
         self._as_main = as_main
         self.reset()
 
     def reset(self) -> None:
         """A fresh namespace; functions of earlier cells keep the old one."""
         module = ModuleType("__main__")
+        # functions of earlier cells keep their own, changed as it may be
+        self._words["__builtins__"] = self._builtins.copy()
         self.variables = module.__dict__
         self._answer = make_answer()
         self.restore()

@@ -11,7 +11,7 @@ from rlm.core.cell import CellError, CellResult, Final
 from rlm.repl.capture import Capture
 from rlm.repl.compile import CO_COROUTINE, VALUE, Sources, compile_cell, to_normal, to_shown
 from rlm.repl.coroutine import with_errors_only
-from rlm.repl.final import Finals, make_final_words
+from rlm.repl.final import Finals, make_final_words, take_answer
 from rlm.repl.frames import to_bare_error, to_cell_error
 from rlm.repl.hints import Hints
 from rlm.repl.namespace import Namespace
@@ -22,6 +22,9 @@ from rlm.repl.vocabulary import make_query_words, make_tools
 
 Drive = Callable[[Coroutine[Any, Any, Any]], Any]
 """Runs the coroutine of a cell with top-level await to its end; raises what it raises."""
+
+Settle = Callable[["BaseException | None"], None]
+"""Told what a cell has raised (None: nothing) as soon as its own code is through; must not raise."""
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _TRACEBACK_CHARS = 20_000
@@ -34,7 +37,9 @@ class Repl:
     prompt_bytes, max_tokens: limit and default of queries. query_errors: `"text"` returns a failed answer where
     `"raise"` raises. tools: name -> text, the docstring. hints: fragment of an error's message -> sentence.
     inline: the cells share a running event loop with the host. refused_imports: module -> why not.
+    confined: the kernel holds the cells to limits, of which hints tell.
     as_main: the namespace is also the module `__main__` of this process.
+    settle: undoes what a cell's code left behind that the REPL's own must not meet.
     """
 
     def __init__(  # noqa: PLR0913 -- a public constructor, all keywords
@@ -49,16 +54,19 @@ class Repl:
         hints: Mapping[str, str] = _NOTHING,
         refused_imports: Mapping[str, str] = _NOTHING,
         inline: bool = False,
+        confined: bool = False,
         as_main: bool = False,
+        settle: Settle = lambda error: None,
     ) -> None:
         self.capture: Capture | None = None
         """The capture of the running cell, None between cells."""
         self.running = False
         """True only while code of a cell runs: only then may a signal handler raise KeyboardInterrupt."""
         self._output_chars = output_chars
+        self._settle = settle
         self._finals = Finals()
         self._sources = Sources()
-        self._hints = Hints(inline, hints)
+        self._hints = Hints(inline, hints, confined)
         words = {
             **make_query_words(
                 port, max_tokens=max_tokens, prompt_bytes=prompt_bytes, errors_as_text=query_errors == "text"
@@ -99,8 +107,9 @@ class Repl:
             return CellResult(status="error")
         stdout, stderr = capture.stdout.finish(), capture.stderr.finish()
         abandon(capture)
-        final = self._finals.end(self._namespace.variables)
-        return CellResult(status="error", stdout=to_shown(stdout), stderr=to_shown(stderr), final=final)
+        final = self._finals.end()
+        ready = self._take_answer()
+        return CellResult(status="error", stdout=to_shown(stdout), stderr=to_shown(stderr), final=final or ready)
 
     def set(self, name: str, value: Any) -> None:
         """Bind a variable. Raises UsageError for a name that cells could not use."""
@@ -131,11 +140,26 @@ class Repl:
                 value = self._execute(code, drive, number)
             finally:
                 self.running = False
+            self._settle(None)
         except BaseException as exc:  # noqa: BLE001 -- whatever a cell raises is data
+            self._settle(exc)
             # after FINAL nothing was meant to run: what a handler made of the signal is not the cell's outcome
             if not self._finals.taken:
                 error = self._describe(exc)
-        return value, error, self._finals.end(self._namespace.variables)
+        final = self._finals.end()
+        ready = self._take_answer()
+        return value, error, final or ready
+
+    def _take_answer(self) -> Final | None:
+        try:
+            try:
+                # the truth of `answer["ready"]` is code of the cell, which may have to be interrupted
+                self.running = True
+                return take_answer(self._namespace.variables)
+            finally:
+                self.running = False
+        except BaseException:  # noqa: BLE001 -- it may raise anything; that is no yes
+            return None
 
     def _execute(self, code: str, drive: Drive, number: int) -> str | None:
         self._namespace.restore()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from rlm.core.cell import CellResult
+from rlm.core.enforced import Enforced
 
 
 class Sandbox(Protocol):
     """One lasting namespace. Calls come one at a time: the environment sees to that.
 
-    name: `process` or `inline`.
+    name: `process` or `inline`. enforced: what the kernel keeps its cells from.
     stop: end the running cell soon, with what it has; harmless between cells.
     run_cell: run one cell within `cell_seconds`; cancelling the awaiting task stops the cell and its queries.
     set, get, names, reset: values of the namespace. `get` raises `UsageError` for an unknown name and
@@ -18,6 +19,7 @@ class Sandbox(Protocol):
     """
 
     name: str
+    enforced: Enforced
 
     async def open(self) -> None: ...
 

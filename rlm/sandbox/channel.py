@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from rlm.sandbox.protocol import Frame, FrameReader, Header, ProtocolError, pack
 
-_UNSENT_BYTES = 1 << 32  # more than anything a worker can ask for at once: beyond it the worker does not read
+_UNSENT_BYTES = 1 << 29  # of frames that wait behind another one: beyond it the worker does not read
 
 
 class Channel:
@@ -46,7 +46,7 @@ class Channel:
         data = pack(header, parts or ())
         if not self._unsent:
             try:
-                taken = self.socket.send(data)
+                taken = self.socket.send(data, socket.MSG_NOSIGNAL)
             except BlockingIOError:
                 taken = 0
             except OSError:  # a dead worker takes everything: its end is seen when reading
@@ -60,7 +60,7 @@ class Channel:
 
     def _keep(self, rest: memoryview) -> None:
         self._unsent_bytes += len(rest)
-        if self._unsent_bytes > _UNSENT_BYTES:
+        if self._unsent and self._unsent_bytes > _UNSENT_BYTES:
             raise ProtocolError("the worker does not read what it asked for")
         self._unsent.append(rest)
 
@@ -69,7 +69,7 @@ class Channel:
         unsent = self._unsent
         while unsent:
             try:
-                taken = self.socket.send(unsent[0])
+                taken = self.socket.send(unsent[0], socket.MSG_NOSIGNAL)
             except BlockingIOError:
                 return False
             except OSError:

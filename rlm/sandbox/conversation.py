@@ -6,6 +6,7 @@ running one is dropped. A forged frame gains nothing that the cell could not do 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
@@ -13,15 +14,16 @@ import anyio
 
 from rlm.core.cell import CellResult
 from rlm.core.describe import error_text, type_name
+from rlm.core.enforced import NOTHING
 from rlm.core.query import Answer, Request
 from rlm.core.waiting import is_cancellation
 from rlm.sandbox.calls import pack_answers, pack_failure, pack_result, read_ask, read_tool
 from rlm.sandbox.channel import Channel
 from rlm.sandbox.clock import CellClock
 from rlm.sandbox.desk import REFUSALS_BEFORE_STOP, Desk, QueryCount, QueryLog, refuse_all
-from rlm.sandbox.launch import WorkerProcess
+from rlm.sandbox.lifeline import WorkerProcess
 from rlm.sandbox.outcome import read_outcome
-from rlm.sandbox.protocol import Frame, ProtocolError
+from rlm.sandbox.protocol import Frame, Header, ProtocolError
 from rlm.sandbox.pump import Cancellable, Exchange, make_pump
 
 _INTERRUPTS = 3
@@ -38,13 +40,20 @@ _STRAY_FRAMES = 1000  # frames of earlier cells that are dropped before the work
 
 
 class Worker:
-    """A worker process with what is needed to talk to it."""
+    """A worker process with what is needed to talk to it on the running event loop."""
 
-    def __init__(self, max_blob_bytes: int) -> None:
-        """Start one; see `WorkerProcess`."""
-        self.process = WorkerProcess()
+    def __init__(self, process: WorkerProcess, max_blob_bytes: int) -> None:
+        self.process = process
+        # The loop's callbacks keep the process's descriptors open: one whose environment was dropped is ended by this.
+        weakref.finalize(self, process.kill).atexit = False
+        self.enforced = NOTHING
         self.channel = Channel(self.process.descriptors.socket, max_blob_bytes)
-        self.pump = make_pump(self.channel, self.process.descriptors)
+        self.pump = make_pump(self.channel, self.process)
+
+    def drop(self) -> None:
+        """End it without waiting for its end, which takes long where it holds much memory."""
+        self.pump.close()
+        self.process.release()
 
     async def end(self) -> str:
         """Kill the process if it lives and release everything; returns how it ended. Idempotent."""
@@ -76,7 +85,7 @@ class Conversation:
     async def run(self, code: str) -> CellResult:
         """Send the cell, serve its calls, return its result."""
         source = code.encode("utf-8", "backslashreplace")
-        async with self._worker.pump.exchange(self._on_readable, self._on_exit) as self._exchange:
+        async with self._worker.pump.exchange(self._on_readable, self._on_news) as self._exchange:
             self._exchange.send({"t": "cell", "cell": self._number}, [source])
             self._exchange.later(min(self._desk.limits.compute_seconds, self._cell_seconds), self._check_time)
             try:
@@ -99,6 +108,15 @@ class Conversation:
         except Exception as error:  # noqa: BLE001 -- whatever a worker's nonsense causes here ends that worker
             self._broken = self._broken or f"{type(error).__name__}: {error_text(error, 200)}"
             self._kill()
+
+    def _on_news(self) -> None:
+        if self._process.exited():
+            self._on_exit()
+        elif self._process.settled:
+            if self._done is not None:
+                self._exchange.finish()
+            else:  # interrupted, it may be blocked reading, where an interrupt has to wait for a frame
+                self._exchange.send({"t": "wake"})
 
     def _on_exit(self) -> None:
         # what it said before it died counts
@@ -132,7 +150,10 @@ class Conversation:
             self._call_off(frame.header["id"])
         elif kind == "done":
             self._done = frame
-            self._exchange.finish()
+            if self._process.settled:
+                self._exchange.finish()
+            else:  # an interrupt still on its way would hit the next cell
+                self._exchange.later(_EXIT_SECONDS, self._kill)
         else:
             raise ProtocolError(f"unknown type of frame {str(kind)[:40]!r}")
 
@@ -184,9 +205,17 @@ class Conversation:
     def _reply(self, call: int, answers: Sequence[Answer]) -> None:
         if any(answer.error is not None and answer.error.kind == "refused" for answer in answers):
             self._refused += 1
-        self._exchange.send(*pack_answers(call, answers))
+        self._send(*pack_answers(call, answers))
         if self._refused >= REFUSALS_BEFORE_STOP:
             self.stop(f"{REFUSALS_BEFORE_STOP} refused queries")
+
+    def _send(self, header: Header, parts: list[bytes]) -> None:
+        """Send an answer. One that cannot be sent is the worker's fault, who asked for it or does not read."""
+        try:
+            self._exchange.send(header, parts)
+        except ProtocolError as error:
+            self._broken = self._broken or f"{type(error).__name__}: {error}"
+            self._kill()
 
     def _tool(self, frame: Frame) -> None:
         call = self._new_call(frame)
@@ -198,19 +227,19 @@ class Conversation:
         if self._stopping:
             return
         if self._open_bytes + size > _OPEN_BYTES:
-            self._exchange.send(*pack_failure(call, "QueryRefused", _TOO_MUCH))
+            self._send(*pack_failure(call, "QueryRefused", _TOO_MUCH))
         else:
             self._start(call, self._run_tool(call, name, args, kwargs), size)
 
     async def _run_tool(self, call: int, name: str, args: list[Any], kwargs: dict[str, Any]) -> None:
         try:
             value = await self._desk.tools.call(name, args, kwargs)
-            self._exchange.send(*pack_result(call, value))
+            self._send(*pack_result(call, value))
         except BaseException as error:
             # A tool may raise anything, CancelledErrors of tasks it awaits among it: the cell is told.
             if is_cancellation(error):
                 raise
-            self._exchange.send(*pack_failure(call, type_name(error), error_text(error)))
+            self._send(*pack_failure(call, type_name(error), error_text(error)))
             if isinstance(error, (GeneratorExit, KeyboardInterrupt)):
                 raise
         finally:
@@ -255,7 +284,6 @@ class Conversation:
             return
         if times:
             self._process.interrupt()
-            self._exchange.send({"t": "wake"})  # it may be blocked reading, where an interrupt has to wait for a frame
             self._exchange.later(_GRACE_SECONDS, lambda: self._interrupt(times - 1))
         else:
             self._killed = True
@@ -280,7 +308,8 @@ class Conversation:
         path = f"process/{self._desk.side}"
         compute, wall = self._clock.compute_seconds, self._clock.wall_seconds
         common: dict[str, Any] = {
-            "queries": tuple(self._records), "wall_seconds": wall, "compute_seconds": compute, "path": path
+            "queries": tuple(self._records), "wall_seconds": wall, "compute_seconds": compute, "path": path,
+            "enforced": self._worker.enforced,
         }  # fmt: skip
         if self._done is not None and not self._broken:
             try:

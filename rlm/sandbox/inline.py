@@ -18,6 +18,7 @@ import anyio
 
 from rlm.core.cell import CellError, CellResult
 from rlm.core.describe import error_text
+from rlm.core.enforced import NOTHING
 from rlm.core.query import Answer, Request
 from rlm.core.waiting import in_trio, is_cancellation
 from rlm.errors import ToolError, UsageError
@@ -146,6 +147,7 @@ class InlineSandbox:
     """Runs cells where the host runs. Its namespace holds the host's own objects."""
 
     name = "inline"
+    enforced = NOTHING
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk

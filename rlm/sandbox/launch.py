@@ -1,160 +1,277 @@
-"""Starting and ending a worker process: a clean exec, a fixed environment, one socket, no fork of the host's heap."""
+"""Zygotes, seen from the host: started by a clean exec, shared by all who need the same, ended with the last of them.
+
+The host is never forked for a worker: its heap holds the keys. A zygote gets a fixed environment, one control socket
+and the settings that all its workers share; a worker is asked for with one message, which any thread or loop may send.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import os
-import select
-import shutil
-import signal
+import resource
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import weakref
 from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 import anyio
 
 from rlm.errors import SandboxError
+from rlm.sandbox.isolation import Isolation, check_system
+from rlm.sandbox.lifeline import Descriptors, WorkerProcess, forget_at_fork
+from rlm.sandbox.protocol import pack
+from rlm.sandbox.readable import readable
+from rlm.sandbox.values import pack_value
 
-_WORKER = Path(__file__).with_name("worker.py")
+_PROGRAM = Path(__file__).with_name("zygote.py")
 _NUMERIC_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _EXIT_SECONDS = 5.0
+_BUSY_SECONDS = 30.0
+_LOOK_SECONDS = 0.002
+_LEAST_FILES = 512
+_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF)
+_FULL = (errno.EAGAIN, errno.ETOOMANYREFS, errno.ENOBUFS)
 
 
-def package_paths() -> list[str]:
-    """Folders of installed packages on the host's path; working trees are not among them."""
-    return [path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")]
+class ZygoteEnded(SandboxError):
+    """A worker went with its zygote before it could be used: another zygote may have more luck."""
+
+    def __init__(self, zygote: object) -> None:
+        self.zygote = zygote
+        super().__init__("no worker can be had: its zygote ended at once")
 
 
-def _environment(home: str) -> dict[str, str]:
+class SharedContext:
+    """A value that all workers of one zygote are born with. Compared by identity: nobody else shares that zygote."""
+
+    def __init__(self, value: Any) -> None:
+        spec, blob = pack_value(value, "context")
+        self.frame = pack({"t": "context", "v": spec}, [] if blob is None else [blob])
+
+
+class ZygoteSettings(NamedTuple):
+    """What all workers of one zygote have in common; those who agree in it share the zygote."""
+
+    isolation: Isolation = "full"
+    preload: tuple[str, ...] = ()
+    read_paths: tuple[str, ...] = ()
+    context: SharedContext | None = None
+
+
+class Plan(NamedTuple):
+    """What one worker gets when it is forked. `folder`: where its scratch directory is made, empty for none there."""
+
+    memory_bytes: int
+    threads: int
+    scratch_bytes: int
+    folder: str
+
+
+class Zygote:
+    """A zygote process. Those who use it call `Zygote.of`, and `leave` when they have done."""
+
+    _all: ClassVar[dict[ZygoteSettings, Zygote]] = {}
+    _lock = threading.RLock()  # a collection may run the finalizer of a pool wherever the lock is held
+    _unreaped: ClassVar[list[subprocess.Popen[bytes]]] = []
+
+    def __init__(self, settings: ZygoteSettings) -> None:
+        """Start it. Blocks about 1 ms (the exec); raises `SandboxError` where it cannot be started."""
+        if not sys.executable:
+            raise SandboxError('this program has no Python interpreter to start workers with: use sandbox="inline"')
+        check_system(settings.isolation)
+        _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if 0 <= files < _LEAST_FILES:
+            raise SandboxError(f"no worker can be had: only {files} files may be open (ulimit -Hn {_LEAST_FILES})")
+        may_read = readable(settings.read_paths)
+        config = {
+            "isolation": settings.isolation,
+            "preload": settings.preload,
+            "read": may_read.directories,
+            "files": (*may_read.files, *may_read.host_files),
+            "import_path": may_read.import_path,
+            "withheld": may_read.withheld,
+            "context": settings.context is not None,
+        }
+        self._settings = settings
+        self._users = 0
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            raise SandboxError(f"no worker can be had: {error}") from error
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-s", "-S", "-X", "utf8", str(_PROGRAM), str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=None if os.environ.get("RLM_ZYGOTE_STDERR") else subprocess.DEVNULL,
+                env=_environment(),
+                cwd="/",
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+            self._control = Descriptors(ours, None)
+            ours.send(json.dumps(config).encode())
+            if settings.context is not None:
+                _pour(settings.context.frame, ours)
+        except OSError as error:
+            ours.close()
+            if hasattr(self, "_process"):
+                self.kill()
+            raise SandboxError(f"no worker can be had: {error}") from error
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+        self._release = weakref.finalize(self, _end, self._control, self._process, os.getpid())
+
+    @classmethod
+    def of(cls, settings: ZygoteSettings) -> Zygote:
+        """The living zygote with these settings, or a new one; counts the caller as a user."""
+        with cls._lock:
+            cls._unreaped[:] = [process for process in cls._unreaped if process.poll() is None]
+            zygote = cls._all.get(settings)
+            if zygote is None or zygote.ended():
+                zygote = cls._all[settings] = cls(settings)
+            zygote._users += 1
+            return zygote
+
+    @classmethod
+    def running(cls) -> list[Zygote]:
+        """Those that this process has in use."""
+        with cls._lock:
+            return list(cls._all.values())
+
+    @classmethod
+    def forget_all(cls) -> None:
+        """In a forked child of the host: the zygotes are its parent's."""
+        cls._lock = threading.RLock()
+        for process in (*cls._unreaped, *(zygote._process for zygote in cls._all.values())):
+            process.returncode = 0  # nobody waits for it here
+        cls._all.clear()
+        cls._unreaped.clear()
+
+    def ended(self) -> bool:
+        """Whether the process has ended; reaps it then."""
+        return self._process.poll() is not None
+
+    def kill(self) -> None:
+        """End it at once, and with it every worker; those who use it get another one for their next worker."""
+        self._process.kill()
+        self._process.wait()
+
+    async def spawn(self, plan: Plan, later: bool = False) -> WorkerProcess:
+        """Ask for a worker. Returns at once: what goes wrong in it shows as its end. later: it can wait."""
+        try:
+            worker, theirs = WorkerProcess.make(self)
+        except OSError as error:
+            raise SandboxError(f"no worker can be had: {error}") from error
+        try:
+            await self._send({**plan._asdict(), "scratch": None, "later": later}, [sock.fileno() for sock in theirs])
+        except BaseException:
+            worker.release()
+            raise
+        finally:
+            for sock in theirs:
+                sock.close()
+        return worker
+
+    async def _send(self, order: dict[str, Any], fds: list[int]) -> None:
+        data = json.dumps(order).encode()
+        end = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                socket.send_fds(self._control.socket, [data], fds, socket.MSG_NOSIGNAL)
+                return
+            except OSError as error:
+                # Full: so many workers are asked for at once that the zygote has to fork some first.
+                if error.errno in _GONE:
+                    raise ZygoteEnded(self) from error
+                if error.errno not in _FULL or time.monotonic() > end:
+                    raise SandboxError(f"the zygote takes no orders: {error}") from error
+            await anyio.sleep(_LOOK_SECONDS)
+
+    async def leave(self) -> None:
+        """Give up one use; the last user's leaving ends the process. Cancelled, it is ended all the same."""
+        if not self._left():
+            return
+        self._control.close()
+        try:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(_EXIT_SECONDS):
+                while not self.ended():  # noqa: ASYNC110 -- a process's end is no event of every kind of loop
+                    await anyio.sleep(_LOOK_SECONDS)
+        finally:
+            if not self.ended():
+                self._process.kill()  # stopped or stuck: that ends it at once
+            self._release()
+
+    def leave_now(self) -> None:
+        """`leave` without an event loop: blocks some ms where this was the last user."""
+        if self._left():
+            self._release()
+
+    def abandon(self) -> None:
+        """`leave` for a finalizer: waits for nothing. Who comes next reaps the process."""
+        if self._left() and self._release.detach() is not None:
+            self._control.close()
+            Zygote._unreaped.append(self._process)
+
+    def _left(self) -> bool:
+        with Zygote._lock:
+            self._users -= 1
+            if self._users:
+                return False
+            if Zygote._all.get(self._settings) is self:
+                del Zygote._all[self._settings]
+            return True
+
+
+def _pour(data: bytes, control: socket.socket) -> None:
+    """Send a zygote what is too much for one message, beside everything else: it begins to read when it has begun."""
+    source, sink = socket.socketpair()
+    with sink:
+        socket.send_fds(control, [b"context"], [sink.fileno()])
+
+    def pour() -> None:
+        with source, contextlib.suppress(OSError):  # it has ended
+            source.sendall(data, socket.MSG_NOSIGNAL)
+
+    threading.Thread(target=pour, name="rlm-context", daemon=True).start()
+
+
+def _environment() -> dict[str, str]:
     # Fixed, and ours: nothing of the host's environment, where keys live, reaches a worker but what loads libraries.
-    fixed = {"LANG": "C.UTF-8", "HOME": home, "TMPDIR": home, "PATH": "/usr/bin:/bin"}
+    fixed = {"LANG": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp", "PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "0"}
     fixed.update(dict.fromkeys(_NUMERIC_THREADS, "1"))
+    fixed["MALLOC_ARENA_MAX"] = "2"  # each arena reserves 64 MB of address space, which is what `memory_bytes` limits
+    # A thread that a library leaves running keeps its process from being forked: Arrow's allocator would start one.
+    fixed["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
     for name in ("LD_LIBRARY_PATH", "TZ"):
         if name in os.environ:
             fixed[name] = os.environ[name]
     return fixed
 
 
-class Descriptors:
-    """A worker's socket and pidfd. Whoever has registered them with an event loop closes them, after taking them out.
-
-    (A selector keeps the numbers of descriptors that were closed behind its back, and is then deaf to the next socket
-    or file that gets one of them.)
-    """
-
-    def __init__(self, sock: socket.socket, pidfd: int) -> None:
-        self.socket, self.pidfd = sock, pidfd
-
-    def close(self) -> None:
-        """Close both. Idempotent."""
-        self.socket.close()
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
-
-    def __del__(self) -> None:
-        self.close()
-
-
-class WorkerProcess:
-    """A worker, its descriptors and its scratch directory. `end` releases all of them.
-
-    One that is dropped, or whose program ends, is killed and its directory removed all the same.
-    """
-
-    def __init__(self) -> None:
-        """Start the worker. Blocks about 1 ms (the exec); raises `SandboxError` where none can be had.
-
-        Call it on the event loop's own thread: the kernel ends a worker with the thread that started it.
-        """
-        if not sys.executable:
-            raise SandboxError('this program has no Python interpreter to start workers with: use sandbox="inline"')
-        scratch = tempfile.mkdtemp(prefix="rlm-")
-        ours, theirs = socket.socketpair()
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-X", "utf8", str(_WORKER), str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=_environment(scratch),
-                cwd=scratch,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-            self.descriptors = Descriptors(ours, os.pidfd_open(self._process.pid))
-        except OSError as error:
-            ours.close()
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise SandboxError(f"no worker can be started: {error}") from error
-        finally:
-            theirs.close()
-        ours.setblocking(False)
-        self.pid = self._process.pid
-        self._ended = select.poll()
-        self._ended.register(self.descriptors.pidfd, select.POLLIN)
-        self._how = ""
-        self._release = weakref.finalize(self, _kill_and_remove, self._process, scratch, os.getpid())
-
-    def exited(self) -> bool:
-        """Whether the process has ended. Costs one system call; does not reap it, so that its group keeps its name."""
-        return self.descriptors.pidfd < 0 or bool(self._ended.poll(0))
-
-    def interrupt(self) -> None:
-        """Send SIGINT; harmless if the process has ended."""
-        self._signal(signal.SIGINT)
-
-    def kill(self) -> None:
-        """Send SIGKILL; harmless if the process has ended."""
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, number: int) -> None:
-        if self.descriptors.pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):  # it has just ended
-                signal.pidfd_send_signal(self.descriptors.pidfd, number)
-
-    async def end(self) -> str:
-        """Kill the process and its group, reap it, release everything; returns how it ended. Idempotent.
-
-        `signal SIGSEGV`, `exit code 3`. Cancelled, it still ends and releases everything before it raises: a killed
-        process is reaped within about 1 ms. Whoever watches the descriptors has stopped before.
-        """
-        if not self._how:
-            try:
-                if not self.exited():
-                    self.kill()
-                    with anyio.CancelScope(shield=True), anyio.move_on_after(_EXIT_SECONDS):
-                        await anyio.wait_readable(self.descriptors.pidfd)
-            finally:
-                self._how = self._read_how()
-                self._release()
-                self.descriptors.close()
-        return self._how
-
-    def _read_how(self) -> str:
-        try:
-            found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return "how is not known: this program ignores SIGCHLD"
-        if found is None:
-            return "still running"
-        if found.si_code == os.CLD_EXITED:
-            return f"exit code {found.si_status}"
-        try:
-            return f"signal {signal.Signals(found.si_status).name}"
-        except ValueError:
-            return f"signal {found.si_status}"
-
-
-def _kill_and_remove(process: subprocess.Popen[bytes], scratch: str, owner: int) -> None:
-    """Kill, reap, remove; nothing in a forked child of the host, whose worker it is not."""
+def _end(control: Descriptors, process: subprocess.Popen[bytes], owner: int) -> None:
+    """Close the control socket, which ends the zygote, and reap it; only the first in a forked child of the host."""
+    control.close()
     if os.getpid() != owner:
         return
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)  # what the cells started and left running ends with the worker
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_EXIT_SECONDS)
-    shutil.rmtree(scratch, ignore_errors=True)
+        return
+    process.kill()
+    process.wait()
+
+
+def scratch_folder() -> str:
+    """Where scratch directories are made that have no file system of their own."""
+    return tempfile.gettempdir()
+
+
+forget_at_fork(Zygote.forget_all)

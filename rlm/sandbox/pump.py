@@ -15,7 +15,7 @@ import anyio
 
 from rlm.core.waiting import in_trio
 from rlm.sandbox.channel import Channel
-from rlm.sandbox.launch import Descriptors
+from rlm.sandbox.lifeline import WorkerProcess
 from rlm.sandbox.protocol import Header, ProtocolError
 
 # a task's first step at once: saves a pass of the loop for each call
@@ -54,8 +54,8 @@ class Exchange(Protocol):
 class Pump(Protocol):
     """Moves one worker's frames for as long as the worker lives. `close` before its descriptors are closed."""
 
-    def exchange(self, on_readable: Callable[[], None], on_exit: Callable[[], None]) -> Exchange:
-        """Open an exchange: `on_readable` is called when bytes have arrived, `on_exit` when the process has ended.
+    def exchange(self, on_readable: Callable[[], None], on_news: Callable[[], None]) -> Exchange:
+        """Open an exchange: `on_readable` is called when bytes have arrived, `on_news` when the lifeline has spoken.
 
         The end of the stream does not tell the end of the process: a child of a cell may hold the socket open.
         One exchange at a time.
@@ -64,34 +64,34 @@ class Pump(Protocol):
     def close(self) -> None: ...
 
 
-def make_pump(channel: Channel, descriptors: Descriptors) -> Pump:
-    """The pump for the library that runs. `descriptors`: the worker's."""
-    return _TrioPump(channel, descriptors.pidfd) if in_trio() else _AsyncioPump(channel, descriptors)
+def make_pump(channel: Channel, process: WorkerProcess) -> Pump:
+    """The pump for the library that runs."""
+    return (_TrioPump if in_trio() else _AsyncioPump)(channel, process)
 
 
 class _AsyncioPump:
-    def __init__(self, channel: Channel, descriptors: Descriptors) -> None:
-        self._channel, self._descriptors = channel, descriptors
-        self._pidfd = descriptors.pidfd
+    def __init__(self, channel: Channel, process: WorkerProcess) -> None:
+        self._channel, self._process = channel, process
+        self._lifeline = process.lifeline
         self._loop = asyncio.get_running_loop()
         self._reading = self._writing = self._waiting = False
         self.idle()
         self._watch(True)
-        self._wait_exit(True)
+        self._wait_news(True)
 
-    def exchange(self, on_readable: Callable[[], None], on_exit: Callable[[], None]) -> _AsyncioExchange:
-        self._on_readable, self._on_exit = on_readable, on_exit
+    def exchange(self, on_readable: Callable[[], None], on_news: Callable[[], None]) -> _AsyncioExchange:
+        self._on_readable, self._on_news = on_readable, on_news
         self._watch(True)
-        self._wait_exit(True)
+        self._wait_news(True)
         return _AsyncioExchange(self, self._loop)
 
     def idle(self) -> None:
-        self._on_readable, self._on_exit = self._drop, self._end
+        self._on_readable, self._on_news = self._drop, self._end
 
     def close(self) -> None:
         self._watch(False)
         self._write(False)
-        self._wait_exit(False)
+        self._wait_news(False)
 
     def send(self, header: Header, parts: list[bytes] | None = None) -> None:
         if not self._channel.send(header, parts):
@@ -102,22 +102,24 @@ class _AsyncioPump:
         if self._channel.ended:  # else the loop would be called again for ever
             self._watch(False)
 
-    def _exited(self) -> None:
-        self._wait_exit(False)
-        self._on_exit()
+    def _news(self) -> None:
+        if self._process.exited():
+            self._wait_news(False)
+        self._on_news()
 
     def _end(self) -> None:
         # An idle worker has ended; perhaps nobody is left to ask for it, for its environment was dropped.
-        self.close()
-        self._descriptors.close()
+        if self._process.exited():
+            self.close()
+            self._process.release()
 
-    def _wait_exit(self, wanted: bool) -> None:
+    def _wait_news(self, wanted: bool) -> None:
         if wanted != self._waiting:
             self._waiting = wanted
             if wanted:
-                self._loop.add_reader(self._pidfd, self._exited)
+                self._loop.add_reader(self._lifeline, self._news)
             else:
-                self._loop.remove_reader(self._pidfd)
+                self._loop.remove_reader(self._lifeline)
 
     def _drop(self) -> None:
         # Between exchanges a worker has nothing to say: read and forget. The next exchange finds its end again.
@@ -198,11 +200,11 @@ class _AsyncioExchange:
 
 
 class _TrioPump:
-    def __init__(self, channel: Channel, pidfd: int) -> None:
-        self._channel, self._pidfd = channel, pidfd
+    def __init__(self, channel: Channel, process: WorkerProcess) -> None:
+        self._channel, self._process = channel, process
 
-    def exchange(self, on_readable: Callable[[], None], on_exit: Callable[[], None]) -> _TrioExchange:
-        return _TrioExchange(self._channel, self._pidfd, on_readable, on_exit)
+    def exchange(self, on_readable: Callable[[], None], on_news: Callable[[], None]) -> _TrioExchange:
+        return _TrioExchange(self._channel, self._process, on_readable, on_news)
 
     def close(self) -> None:
         """Nothing lasts longer than an exchange."""
@@ -210,10 +212,14 @@ class _TrioPump:
 
 class _TrioExchange:
     def __init__(
-        self, channel: Channel, pidfd: int, on_readable: Callable[[], None], on_exit: Callable[[], None]
+        self,
+        channel: Channel,
+        process: WorkerProcess,
+        on_readable: Callable[[], None],
+        on_news: Callable[[], None],
     ) -> None:
-        self._channel, self._pidfd = channel, pidfd
-        self._on_readable, self._on_exit = on_readable, on_exit
+        self._channel, self._process = channel, process
+        self._on_readable, self._on_news = on_readable, on_news
         self._group = anyio.create_task_group()
         self._finished = anyio.Event()
         self._unsent = anyio.Event()
@@ -223,7 +229,7 @@ class _TrioExchange:
         await self._group.__aenter__()
         self._run_beside(self._read)
         self._run_beside(self._write)
-        self._run_beside(self._wait_exit)
+        self._run_beside(self._wait_news)
         return self
 
     def _run_beside(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Cancellable:
@@ -255,9 +261,12 @@ class _TrioExchange:
             await anyio.wait_readable(self._channel.fileno)
             self._on_readable()
 
-    async def _wait_exit(self) -> None:
-        await anyio.wait_readable(self._pidfd)
-        self._on_exit()
+    async def _wait_news(self) -> None:
+        while not self._process.exited():
+            await anyio.wait_readable(self._process.lifeline)
+            self._process.exited()
+            self._on_news()
+        self._on_news()
 
     async def _write(self) -> None:
         while True:

@@ -1,23 +1,20 @@
 """The worker program: a REPL at the other end of a socket. Standard library only.
 
-Started as `python -I -S -X utf8 worker.py DESCRIPTOR` with a fixed environment; its first frame brings its settings.
-
-Covered: it ends when its host's socket closes or its host's thread dies; cells cannot write into the protocol's stream.
-Not covered: nothing here confines a cell. It is a process of the same user, with that user's rights.
+A zygote has forked and confined the process that this runs in; its first frame brings its settings, and the reply says
+how far the confinement went. Cells cannot write into the protocol's stream by accident: no standard stream is the
+socket. On purpose they can, and gain nothing by it (see `conversation`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import sys
-
-if __name__ == "__main__":  # started by path: the package is found beside it, and only while we import
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-
 import socket
+import sys
 import traceback
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from rlm.core.cell import CellResult, Final
 from rlm.core.describe import error_text, type_name
@@ -26,25 +23,43 @@ from rlm.errors import UsageError, ValueNotPortable
 from rlm.repl import streams
 from rlm.repl.repl import Repl
 from rlm.repl.text import to_bounded_repr
+from rlm.sandbox import worker_fork, worker_refusals
 from rlm.sandbox.protocol import Frame, Header
+from rlm.sandbox.worker_leftovers import Leftovers
 from rlm.sandbox.worker_link import Link
 from rlm.sandbox.worker_port import CellThreads, WorkerPort, received_value
+from rlm.sandbox.worker_rehearsal import rehearse
 from rlm.sandbox.worker_signals import Interrupts
+from rlm.sandbox.zygote_orders import WORKER_FD
+
+if TYPE_CHECKING:
+    from rlm.sandbox.zygote_family import Birth
 
 _CLEANUP_SECONDS = 1.0
 _REPR_CHARS = 1 << 20
 
 
+_inherited: dict[str, tuple[Any, Frame]] = {}  # variables that every worker of this zygote has from birth
+
+
+def inherit(name: str, frame: Frame) -> None:
+    """In the zygote: give all workers a variable, whose memory they share."""
+    _inherited[name] = received_value(frame), frame
+
+
 class Worker:
     """One environment's cells, one after the other, until the host closes the socket."""
 
-    def __init__(self, link: Link, interrupts: Interrupts, settings: Header) -> None:
+    def __init__(self, link: Link, interrupts: Interrupts, settings: Header, birth: Birth) -> None:
         self._link = link
+        self._scratch = birth.report.scratch
         self._interrupts = interrupts
         self._pid = os.getpid()
         self._loop: Any = None
         self._threads = CellThreads()
         self._threads.mark_starts()
+        self._leftovers = Leftovers()
+        self._given_up: Any = WeakSet()  # tasks that would not end
         self._repl = Repl(
             WorkerPort(link, self._threads),
             output_chars=settings["output_chars"],
@@ -53,28 +68,39 @@ class Worker:
             query_errors=settings["query_errors"],
             tools=settings["tools"],
             as_main=True,
+            settle=self._leftovers.settle,
+            confined=birth.surroundings.confined,
         )
         self._questions: dict[str, Callable[[Frame], tuple[Header, bytes | None] | None]] = {
             "set": self._set,
             "get": self._get,
             "names": self._names,
             "reset": self._reset,
+            "hello": lambda frame: None,
         }
         self._busy = False  # foreign code runs outside a cell: its cleanup, or a question
         interrupts.may_raise = lambda: self._repl.running or self._busy
+        self._refusals = _explain_refusals(birth)
+        self._set_inherited()
         streams.install(fallback=lambda: self._repl.capture if self._threads.current() else None)
 
     def serve(self) -> None:
         """Answer the host's commands for ever: the process ends when the socket does."""
         while True:
             frame = self._link.next_command()
-            (self._cell if frame.type == "cell" else self._question)(frame)
+            if frame.type == "cell":
+                self._cell(frame)
+            elif frame.type == "fork":
+                self._fork(frame)
+            else:
+                self._question(frame)
 
     def _cell(self, frame: Frame) -> None:
-        number = frame.header["cell"]
+        number, code = frame.header["cell"], str(frame.blob, "utf-8", "backslashreplace")
         self._threads.begin(number)
         self._interrupts.begin()
-        result = self._repl.run_cell(str(frame.blob, "utf-8", "backslashreplace"), self._drive, number)
+        self._leftovers.begin(code)
+        result = self._repl.run_cell(code, self._drive, number)
         if os.getpid() != self._pid:
             os._exit(0)  # a child that the cell has forked came to the cell's end: the result is its parent's
         try:
@@ -83,9 +109,39 @@ class Worker:
             abandoned = 0
         self._threads.end()
         abandoned += self._link.give_up()
-        header, parts = _outcome(result)
+        header, parts = self._outcome(result)
         header.update(t="done", cell=number, abandoned=abandoned)
         self._link.send(header, parts)
+
+    def _outcome(self, result: CellResult) -> tuple[Header, list[bytes]]:
+        """A result as a frame: statuses in the header, texts in the blob, in a fixed order."""
+        error = result.error
+        texts = [result.stdout, result.stderr, result.value or ""]
+        texts += [error.type, error.message, error.traceback] if error else ["", "", ""]
+        parts = [text.encode("utf-8", "backslashreplace") for text in texts]
+        header: Header = {"status": result.status, "value": result.value is not None, "error": error is not None}
+        if result.final is not None:
+            spec, blob = self._portable_final(result.final)
+            header["final"] = spec
+            parts.append(blob or b"")
+        return header, parts
+
+    def _portable_final(self, final: Final) -> tuple[Header, bytes | None]:
+        try:
+            return encode_value(final.value, "final")
+        except ValueNotPortable:
+            spec, blob = encode_value(self._shown(final.value), "final")
+            return {**spec, "repr": True}, blob
+
+    def _shown(self, value: Any) -> str:
+        try:
+            try:
+                self._busy = True  # a cell's own __repr__, which may have to be interrupted
+                return to_bounded_repr(value, _REPR_CHARS)
+            finally:
+                self._busy = False
+        except BaseException as error:  # noqa: BLE001 -- after the cell: nobody else would take it
+            return f"<{type_name(value)} object whose repr raised {type_name(error)}>"
 
     def _drive(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         import asyncio
@@ -109,7 +165,8 @@ class Worker:
             return 0
         import asyncio
 
-        tasks = asyncio.all_tasks(self._loop)
+        # one that has eaten its cancellation once would cost every later cell the time that cleanup may take
+        tasks = asyncio.all_tasks(self._loop).difference(self._given_up)
         if tasks:
             for task in tasks:
                 task.cancel()
@@ -120,10 +177,48 @@ class Worker:
                 return len(tasks)  # interrupted, or its own way out: cleanup has had its chance
             finally:
                 self._busy = False
+                self._given_up.update(task for task in tasks if not task.done())
             for task in tasks:
                 if task.done() and not task.cancelled():
                     task.exception()  # seen: a failure during cleanup is nobody's news
         return len(tasks)
+
+    def _fork(self, frame: Frame) -> None:
+        """Fork this worker, as the host has granted. The new process says nothing here: its host will ask it."""
+        with self._at_work():
+            why = worker_fork.find_refusal(self._scratch, self._loop)
+            if not why:
+                try:
+                    with self._link.kept_in_fork():
+                        forked = worker_fork.fork()
+                except OSError as error:
+                    why = str(error)
+                else:
+                    if forked:
+                        self._begin_anew()
+                        return
+        self._link.send({"t": "reply", "id": frame.header["id"], "refused": why})
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Around what the runtime does and cells may not."""
+        if self._refusals is None:
+            yield
+            return
+        self._refusals.resting = True
+        try:
+            yield
+        finally:
+            self._refusals.resting = False
+
+    def _begin_anew(self) -> None:
+        """In a process forked from a worker: what belongs to one process alone is made new."""
+        self._pid = os.getpid()
+        worker_fork.reseed()
+        if self._loop is not None and not self._loop.is_closed():
+            worker_fork.renew_loop(self._loop)
+        if self._refusals is not None:
+            self._refusals.scratch = self._scratch
 
     def _question(self, frame: Frame) -> None:
         """Answer `set`, `get`, `names`, `reset`. Foreign code in them (reprs, unpickling) can be interrupted."""
@@ -135,6 +230,7 @@ class Worker:
             finally:
                 self._busy = False
         except BaseException as error:  # noqa: BLE001 -- foreign code may raise anything
+            self._leftovers.settle(error)
             self._fail(frame, error)
         else:
             spec, blob = answer if answer is not None else (None, None)
@@ -159,6 +255,12 @@ class Worker:
 
     def _reset(self, frame: Frame) -> None:
         self._repl.reset()
+        self._set_inherited(anew=True)
+
+    def _set_inherited(self, anew: bool = False) -> None:
+        for name, (value, frame) in _inherited.items():
+            # a cell may have changed it, unless it cannot be changed
+            self._repl.set(name, received_value(frame) if anew and type(value) not in (str, bytes) else value)
 
     def _fail(self, frame: Frame, error: BaseException) -> None:
         told = [type_name(error)]
@@ -168,77 +270,55 @@ class Worker:
         self._link.send({"t": "reply", "id": frame.header["id"], "error": told, "text": text})
 
 
-def _outcome(result: CellResult) -> tuple[Header, list[bytes]]:
-    """A result as a frame: statuses in the header, texts in the blob, in a fixed order."""
-    error = result.error
-    texts = [result.stdout, result.stderr, result.value or ""]
-    texts += [error.type, error.message, error.traceback] if error else ["", "", ""]
-    parts = [text.encode("utf-8", "backslashreplace") for text in texts]
-    header: Header = {"status": result.status, "value": result.value is not None, "error": error is not None}
-    if result.final is not None:
-        spec, blob = _portable_final(result.final)
-        header["final"] = spec
-        parts.append(blob or b"")
-    return header, parts
-
-
-def _portable_final(final: Final) -> tuple[Header, bytes | None]:
-    try:
-        return encode_value(final.value, "final")
-    except ValueNotPortable:
-        spec, blob = encode_value(_shown(final.value), "final")
-        return {**spec, "repr": True}, blob
-
-
-def _shown(value: Any) -> str:
-    try:
-        return to_bounded_repr(value, _REPR_CHARS)
-    except BaseException as error:  # noqa: BLE001 -- a cell's own __repr__, after the cell: nobody else would take it
-        return f"<{type_name(value)} object whose repr raised {type_name(error)}>"
-
-
 def _text(value: str) -> str:
     return value.encode("utf-8", "backslashreplace").decode()
 
 
-def _prepare(settings: Header) -> None:
-    """What the process must be before the first cell: limits, paths, a directory of its own."""
-    import ctypes
-    import resource
-
-    host = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL: also while a cell computes
-    if os.getppid() != host:
-        os._exit(0)  # the host died before we asked to die with it
-    memory = settings["memory_bytes"]
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    sys.path[:] = [path for path in sys.path if path != _package_home()] + settings["paths"]
+def _move_in(scratch: str | None) -> None:
+    """Make the scratch directory the current one, and the one for temporary files and configuration."""
+    home = scratch or "/"
+    os.chdir(home)
+    os.environ["HOME"] = os.environ["TMPDIR"] = home
+    tempfile: Any = sys.modules.get("tempfile")
+    if tempfile is not None:
+        tempfile.tempdir = None  # the zygote's
 
 
-def _package_home() -> str:
-    return os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+def _explain_refusals(birth: Birth) -> worker_refusals.Refusals | None:
+    around = birth.surroundings
+    if not around.confined:
+        worker_refusals.explain_withheld(around.withheld)
+        return None
+    return worker_refusals.install(
+        readable=[*around.read, *around.files], scratch=birth.report.scratch, withheld=around.withheld
+    )
 
 
-def main(descriptor: int) -> None:
-    """Reply to the settings, or say why not; then serve."""
-    os.set_inheritable(descriptor, False)  # what a cell starts must not hold the host's line open
+def main(birth: Birth) -> None:
+    """Reply to the settings with the report, or say why not; then serve."""
     interrupts = Interrupts()
-    link = Link(socket.socket(fileno=descriptor), interrupts)
+    link = Link(socket.socket(fileno=WORKER_FD), interrupts)
+    if not birth.failure and not link.is_asked():
+        rehearse()
     settings = link.next_command().header
     try:
-        _prepare(settings)
-        worker = Worker(link, interrupts, settings)
+        if birth.failure:
+            raise RuntimeError(birth.failure)
+        _move_in(birth.report.scratch)
+        worker_fork.reseed()
+        worker = Worker(link, interrupts, settings, birth)
     except Exception:  # noqa: BLE001 -- whatever it is, the host must hear of it
         link.send({"t": "failed", "id": settings["id"], "text": _text(traceback.format_exc())[-4000:]})
         os._exit(1)
-    link.send({"t": "reply", "id": settings["id"]})
+    link.send({"t": "reply", "id": settings["id"], "report": birth.report.to_json()})
+    _serve(worker, link)
+
+
+def _serve(worker: Worker, link: Link) -> None:
+    # A short function of its own: with no memory left, CPython 3.11 never comes out of a handler far down in a long one
+    # (it makes an int of the place, and tries that for ever; small ints are there already).
     try:
         worker.serve()
     except BaseException:  # noqa: BLE001 -- a fault of ours, or a cell that reached into it: the host must hear of it
         link.send({"t": "failed", "text": _text(traceback.format_exc())[-4000:]})
         os._exit(1)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

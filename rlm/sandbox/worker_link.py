@@ -13,11 +13,14 @@ import os
 import socket
 import sys
 from collections import deque
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from rlm.errors import QueryRefused
 from rlm.sandbox.protocol import Frame, FrameReader, Header, ProtocolError, pack
-from rlm.sandbox.worker_signals import Interrupts
+from rlm.sandbox.worker_signals import Interrupts, signals_held_back
+
+_WHOLE_BYTES = 1 << 15
 
 
 class Waiting(Protocol):
@@ -86,6 +89,32 @@ class Awaited:
         """Its loop watches the descriptor: nothing to do."""
 
 
+class Inside:
+    """Around what holds a lock of the link: notes which threads do, and refuses to a thread what it is inside of.
+
+    A signal handler of a cell's runs in the main thread whatever that is doing: a query in it would wait for ever for
+    a lock that its own thread holds.
+    """
+
+    __slots__ = ("_threads",)
+
+    def __init__(self) -> None:
+        self._threads: set[int] = set()
+
+    def __enter__(self) -> None:
+        me = _thread.get_ident()
+        if me in self._threads:
+            raise QueryRefused("a query cannot interrupt another one of the same thread: ask when that has its answer")
+        self._threads.add(me)
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.discard(_thread.get_ident())
+
+    def clear(self) -> None:
+        """Nobody is inside: a handler that raised on the way in may have left its thread noted."""
+        self._threads.clear()
+
+
 class Link:
     """Frames to and from the host, for any number of threads and coroutines of the cell at once."""
 
@@ -96,10 +125,11 @@ class Link:
         self._reader = FrameReader(max_blob_bytes)
         self._reading = _thread.allocate_lock()
         self._sending = _thread.allocate_lock()
+        self._inside = Inside()
         self._waiting: dict[int, Waiting] = {}
         self._inbox: deque[Frame] = deque()
         self._idle: Blocked | None = None  # the main thread, waiting for its next command
-        self._orphaned = False
+        self._orphaned = self._kept = False
         os.register_at_fork(after_in_child=self._orphan)
         self._watched: dict[Any, int] = {}  # event loop -> how many of its coroutines wait
 
@@ -108,16 +138,44 @@ class Link:
         if self._orphaned:
             raise QueryRefused("a forked child of a cell can ask nothing: only the cell's own process can")
         data = pack(header, parts or ())
-        with self._interrupts, self._sending:
-            try:
-                self._socket.sendall(data)
-            except OSError:
-                os._exit(0)  # the host has gone
+        with self._interrupts, self._inside, self._sending:
+            # The system takes a small frame whole or not at all; a large one in parts, between which handlers run.
+            if len(data) <= _WHOLE_BYTES:
+                self._write(data)
+            else:
+                with signals_held_back():
+                    self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._socket.sendall(data)
+        except OSError as error:
+            if _is_of_a_handler(error):
+                raise
+            os._exit(0)  # the host has gone
 
     def _orphan(self) -> None:
         """In a child that a cell has forked: the line is its parent's."""
+        if self._kept:
+            return
         self._orphaned = True
         self._socket.close()
+
+    @contextlib.contextmanager
+    def kept_in_fork(self) -> Iterator[None]:
+        """Around a fork that the host has granted: the new process has a line of its own under the same number."""
+        self._kept = True
+        try:
+            yield
+        finally:
+            self._kept = False
+
+    def is_asked(self) -> bool:
+        """Whether something has come that nobody has read. Main thread, between cells."""
+        try:
+            return bool(self._inbox or self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return False
 
     def next_command(self) -> Frame:
         """Wait for the host's next command. Main thread, between cells."""
@@ -158,6 +216,7 @@ class Link:
 
     def give_up(self) -> int:
         """End every call that still waits (its cell has ended). Returns how many there were."""
+        self._inside.clear()
         waiting = [self._waiting.pop(number) for number in list(self._waiting)]
         for one in waiting:
             one.deliver(None)
@@ -166,7 +225,7 @@ class Link:
     def _read_until(self, waiting: Blocked) -> None:
         while not waiting.done:
             # Shielded as a whole: an interrupt between taking the role and noting it would keep it taken for ever.
-            with self._interrupts:
+            with self._interrupts, self._inside:
                 mine = self._reading.acquire(blocking=False)
                 if mine:
                     try:
@@ -196,10 +255,12 @@ class Link:
         # leaving the shield. (Polling before reading would do without, at one more system call a query: 8 us of 80.)
         try:
             data = self._socket.recv(self._reader.wanted, flags)
-        except BlockingIOError:
+        except OSError as error:
+            if _is_of_a_handler(error):  # a cell's own time limit, say: nothing was taken
+                raise
+            if not isinstance(error, BlockingIOError):
+                os._exit(71)  # a cell has closed our line
             return
-        except OSError:
-            os._exit(71)  # a cell has closed our line
         if not data:
             os._exit(0)  # the host has gone, and with it everything this process is for
         try:
@@ -231,9 +292,14 @@ class Link:
 
     def _read_for_loop(self) -> None:
         # Level-triggered: if another thread is reading, this comes back until that thread has taken the bytes.
-        with self._interrupts:
+        with self._interrupts, self._inside:
             if self._reading.acquire(blocking=False):
                 try:
                     self._receive(socket.MSG_DONTWAIT)
                 finally:
                     self._leave()
+
+
+def _is_of_a_handler(error: BaseException) -> bool:
+    """Whether a signal handler has raised this in the middle of a system call, which itself has no frame."""
+    return error.__traceback__ is not None and error.__traceback__.tb_next is not None

@@ -9,12 +9,23 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # `signal` wraps each call in enum conversions: 30 us a cell
 import _thread
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 _ALL_SIGNALS = range(1, _signal.NSIG)
+
+
+@contextlib.contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Inside, no signal handler runs because of what this thread's system calls are interrupted by."""
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ALL_SIGNALS)
+    try:
+        yield
+    finally:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
 
 
 class Interrupts:

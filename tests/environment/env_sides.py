@@ -110,6 +110,30 @@ def has_ended(pid: int) -> bool:
         return True
 
 
+def below(pid: int | str = "self") -> list[int]:
+    """The processes below a process, parents first."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    children = [int(child) for task in tasks for child in _read(task).split()]
+    return [found for child in children for found in (child, *below(child))]
+
+
+def worker_pids(of: int | str = "self") -> list[int]:
+    """The workers below a process: each leads a session, and its parent is a zygote."""
+    found = []
+    for pid in below(of):
+        fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+        if fields and fields[3] == str(pid) and "zygote.py" in _read(Path(f"/proc/{fields[1]}/cmdline")):
+            found.append(pid)
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # it has ended meanwhile
+        return ""
+
+
 class Held:
     """A model that answers `hold...` only when released, and tells what became of each query, on any loop or thread."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
 from environment.env_sides import PURE_SIDES, Held, Side, echo, run, run_on, until
@@ -31,24 +33,22 @@ def test_ticker_goes_on_while_waiting(free_side: Side, loop: str, code: str) -> 
     run_on(loop, main)
 
 
-def test_ticker_goes_on_while_computing_process_backend(process_side: Side, loop: str) -> None:
+def test_ticker_goes_on_while_computing_process_backend(process_side: Side, loop: str, tmp_path: Path) -> None:
     """The cell computes until a file appears, which the host's loop makes meanwhile: else it would never end."""
 
     async def main() -> None:
         computing = threading.Event()
-        async with process_side.open(tools={"computing": computing.set}, cell_timeout=20) as env:
-            scratch = await env.execute_async("import os, tempfile\nplace = tempfile.mkdtemp()\nplace")
-            place = await env.get_async("place")
-            assert scratch.status == "ok"
+        go = tmp_path / "go"
+        options: dict[str, Any] = {"cell_timeout": 20, "read_paths": [tmp_path]}
+        async with process_side.open(tools={"computing": computing.set}, **options) as env:
             cell = asyncio.create_task(
-                env.execute_async("computing()\nwhile not os.path.exists(place + '/go'): pass\n'it came'")
+                env.execute_async(f"import os\ncomputing()\nwhile not os.path.exists({str(go)!r}): pass\n'it came'")
             )
             await until(computing.is_set)
             for _ in range(20):
                 await asyncio.sleep(0)
                 assert not cell.done()
-            with open(place + "/go", "w"):
-                pass
+            go.touch()
             assert (await cell).value == "'it came'"
 
     run_on(loop, main)

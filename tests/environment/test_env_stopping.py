@@ -22,6 +22,7 @@ from environment.env_sides import (
     run_on,
     side_id,
     until,
+    worker_pids,
 )
 
 import rlm
@@ -227,7 +228,7 @@ def test_a_worker_that_becomes_another_program_has_crashed(process_side: Side) -
     """Its stream closes as it goes; whether the host ends the other program, or it ends first, is a race."""
 
     async def main() -> None:
-        async with process_side.open(echo) as env:
+        async with process_side.open(echo, isolation="none") as env:
             result = await env.execute_async("import os\nos.execv('/bin/true', ['true'])")
             assert result.status == "crashed"
             assert result.cause in ("exit code 0", "signal SIGKILL")
@@ -239,10 +240,12 @@ def test_a_worker_that_becomes_another_program_has_crashed(process_side: Side) -
 def test_a_worker_killed_between_two_cells_is_replaced_and_the_next_result_says_so(process_side: Side) -> None:
     async def main() -> None:
         async with process_side.open(echo) as env:
-            await env.execute_async("import os\npid = os.getpid()")
-            pid = await env.get_async("pid")
-            os.kill(pid, signal.SIGKILL)
-            await until(lambda: has_ended(pid))
+            await env.execute_async("1")
+            pids = worker_pids()
+            assert pids
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            await until(lambda: all(has_ended(pid) for pid in pids))
             result = await env.execute_async("1")
             assert result.status == "ok"
             assert "signal SIGKILL" in result.notice

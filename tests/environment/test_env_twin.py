@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -235,17 +233,20 @@ import sys, os, warnings
 warnings.simplefilter("ignore", PendingDeprecationWarning)
 import rlm
 env = rlm.RLMReplEnvironment(lambda p: p, sandbox=sys.argv[1], use_pure_async=sys.argv[2] == "pure_async")
-print(env.execute("import os\\nllm_query(str(os.getpid()))").value)
+print(env.execute("llm_query('a')").value)
+import pathlib
+def below(pid):
+    tasks = pathlib.Path(f"/proc/{pid}/task").glob("*/children")
+    return [p for task in tasks for child in task.read_text().split() for p in [child, *below(child)]]
+print(*below(os.getpid()))
 """
     done = run_program(program, *side.name.split("/"))
     assert (done.stderr, done.returncode) == ("", 0)
-    if side.process:
-        pid = int(done.stdout.strip().strip("'"))
-        end = threading.Event()
-        for _ in range(2000):
-            if has_ended(pid):
-                break
-            end.wait(0.005)
-        else:
-            os.kill(pid, signal.SIGKILL)
-            pytest.fail("the worker outlived its host")
+    pids = [int(pid) for pid in done.stdout.splitlines()[1].split()]
+    assert bool(pids) == side.process
+    end = threading.Event()
+    for _ in range(2000):
+        if all(has_ended(pid) for pid in pids):
+            return
+        end.wait(0.005)
+    pytest.fail("its worker or zygote outlived its host")

@@ -11,8 +11,9 @@ from environment.env_sides import HANG_SECONDS, Side, echo, run
 
 import rlm
 from rlm.sandbox import launch
+from rlm.sandbox.launch import Zygote
 
-HOSTILE = Path(__file__).with_name("hostile_worker.py")
+HOSTILE = Path(__file__).with_name("hostile_zygote.py")
 OUTCOME = "'status': 'ok', 'value': False, 'error': False, 'abandoned': 0"
 
 BROKEN = {
@@ -91,9 +92,9 @@ HARMLESS = {
 def hostile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Workers of environments opened now are hostile ones."""
     tree = str(Path(rlm.__file__).parents[1])
-    program = tmp_path / "hostile_worker.py"
+    program = tmp_path / "zygote.py"
     program.write_text(HOSTILE.read_text().replace("sys.argv[2]", repr(tree)))
-    monkeypatch.setattr(launch, "_WORKER", program)
+    monkeypatch.setattr(launch, "_PROGRAM", program)
 
 
 def run_hostile(script: str, side: Side, **parameters: Any) -> rlm.CellResult:
@@ -212,6 +213,8 @@ def test_the_real_worker_comes_back_when_the_program_does(
         async with asyncio.timeout(HANG_SECONDS), env:
             assert (await env.execute_async("1")).status == "crashed"
             monkeypatch.undo()
+            (zygote,) = Zygote.running()
+            zygote.kill()
             result = await env.execute_async("llm_query('a')")
             assert result.value == "'<a>'"
             assert "all variables are lost" in result.notice

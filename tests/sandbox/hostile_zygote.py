@@ -1,8 +1,7 @@
-"""A worker that answers its settings as it should and then speaks what it was told to, over a real socket.
+"""A zygote whose workers answer their settings as they should and then speak what they were told to.
 
-Started as the real one is: `python -I -S -X utf8 hostile_worker.py DESCRIPTOR`. The context brings its lines: code that
-is run when a cell comes, with `send` (a frame), `raw` (bytes) and `cell` (the cell's number), or when a value is asked
-for, with `send` and `id`.
+The context brings a worker's lines: code that is run when a cell comes, with `send` (a frame), `raw` (bytes) and `cell`
+(the cell's number), or when a value is asked for, with `send` and `id`.
 """
 
 from __future__ import annotations
@@ -15,11 +14,13 @@ sys.path.insert(0, sys.argv[2])  # the test writes the tree here
 
 import socket
 
+from rlm.sandbox import worker, zygote
 from rlm.sandbox.protocol import FrameReader, pack
+from rlm.sandbox.zygote_orders import WORKER_FD
 
 
-def main() -> None:
-    stream = socket.socket(fileno=int(sys.argv[1]))
+def speak(birth: Any) -> None:
+    stream = socket.socket(fileno=WORKER_FD)
     reader = FrameReader(1 << 40)
     script = ""
 
@@ -44,11 +45,14 @@ def main() -> None:
                 script = bytes(frame.blob).decode() or script
             if kind in ("get", "names"):
                 exec(script, {"send": send, "id": frame.header["id"]})
-            elif kind in ("setup", "set", "reset"):
+            elif kind == "setup":
+                send({"t": "reply", "id": frame.header["id"], "report": birth.report.to_json()})
+            elif kind in ("set", "reset"):
                 send({"t": "reply", "id": frame.header["id"]})
             elif kind == "cell":
                 cell = frame.header["cell"]
                 exec(script, {"send": send, "raw": raw, "cell": cell, "done": done, "stream": stream, "os": os})
 
 
-main()
+worker.main = speak
+zygote.main(int(sys.argv[1]))
