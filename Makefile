@@ -15,11 +15,12 @@ import importlib.util as u; \
 (u.find_spec("venv") and u.find_spec("ensurepip")) or sys.exit("this Python has no venv or no ensurepip (on Debian: apt install python3-venv), or take another: make PYTHON=...")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean anew
+.PHONY: help demo test test-hostile check bench clean anew
 
 help:
 	@sed -n '1,3s/^# \{0,1\}//p' Makefile
 	@echo '  make check   ruff and the type checker only'
+	@echo '  make test-hostile   the hostile cells as root and not, with namespaces and without (minutes; as root)'
 	@echo '  make bench   the benchmarks (minutes)'
 	@echo '  make clean   removes what the others made'
 
@@ -56,6 +57,10 @@ check: $(STAMP)
 # worksteal: what waits is spread over the cores, and the tests of a file mostly stay together with its fixtures.
 test: check
 	$(RUN) pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
+
+# The corpus four times: as root and as another user, with namespaces and with a filter that refuses them. Needs root.
+test-hostile: $(STAMP)
+	$(VENV)/bin/python tests/hostile/run.py --configuration all $(ARGS)
 
 bench: $(STAMP)
 	$(RUN) pytest benchmarks -q --benchmark-enable --benchmark-only --benchmark-sort=name --benchmark-columns=median,min,max,iqr,rounds $(ARGS)
