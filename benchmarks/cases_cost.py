@@ -14,9 +14,10 @@ from time import perf_counter
 
 from benchmarks.echo import open_echo, tapped_workers
 from benchmarks.models import make_model
-from benchmarks.sides import make_bridge, open_environment, split
+from benchmarks.sides import make_bridge, open_environment, open_warm_pool, split
 from rlm.bench.latency import NO_LATENCY
 from rlm.environment import AsyncRLMReplEnvironment
+from rlm.sandbox.isolation import Isolation
 
 PROMPT = "Which clause caps the liability of the supplier, and at what sum? Answer with the clause's number."
 # Rivals take turns: after the others' rounds a process finds the caches cold. So many calls bring them back, untimed;
@@ -92,15 +93,33 @@ async def queries(side: str, times: int) -> AsyncIterator[Round]:
 async def cells(side: str, times: int) -> AsyncIterator[Round]:
     """`6*7`, from the call of `execute_async` to its result; seconds for one cell."""
     async with open_environment(side, None) as env:
+        yield lambda: _cell_round(env, times)
+
+
+@asynccontextmanager
+async def confined_cells(side: str, times: int, isolation: Isolation) -> AsyncIterator[Round]:
+    """`cells` with this isolation, in a worker of its own in every round: how one process lies in memory is luck."""
+    async with open_warm_pool(side, isolation) as pool:
 
         async def one() -> Sample:
-            for _ in range(WARM_CALLS):
-                await env.execute_async("6*7")
-            started = perf_counter()
-            results = [await env.execute_async("6*7") for _ in range(times)]
-            seconds = perf_counter() - started
-            assert [result.value for result in results] == ["42"] * times
-            return Sample(seconds / times)
+            async with open_environment(side, None, pool=pool) as env:
+                assert env.enforced.full == (isolation == "full")
+                return await _cell_round(env, times)
+
+        yield one
+
+
+@asynccontextmanager
+async def confined_queries(side: str, times: int, isolation: Isolation) -> AsyncIterator[Round]:
+    """`queries` with this isolation, in a worker of its own in every round."""
+    model = make_model(NO_LATENCY)
+    async with open_warm_pool(side, isolation) as pool:
+
+        async def one() -> Sample:
+            async with open_environment(side, model, pool=pool) as env:
+                assert env.enforced.full == (isolation == "full")
+                await _set_up(env, times)
+                return await _query_round(env, times)
 
         yield one
 
@@ -146,6 +165,16 @@ async def _echo(message: int, reply: int, times: int) -> AsyncIterator[Round]:
             return Sample(seconds / times, {"message_bytes": message, "reply_bytes": reply})
 
         yield one
+
+
+async def _cell_round(env: AsyncRLMReplEnvironment, times: int) -> Sample:
+    for _ in range(WARM_CALLS):
+        await env.execute_async("6*7")
+    started = perf_counter()
+    results = [await env.execute_async("6*7") for _ in range(times)]
+    seconds = perf_counter() - started
+    assert [result.value for result in results] == ["42"] * times
+    return Sample(seconds / times)
 
 
 async def _set_up(env: AsyncRLMReplEnvironment, times: int) -> None:

@@ -1,18 +1,16 @@
-"""Cases about many queries, many environments, the host's loop, starting and cancelling. Run inside a host."""
+"""Cases about many queries, many environments, the host's loop and cancelling. Run inside a host."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from time import perf_counter
 
 from benchmarks.cases_cost import Round, Sample
 from benchmarks.models import MemoryModel, make_model
-from benchmarks.sides import make_bridge, open_environment
+from benchmarks.sides import open_environment
 from rlm.bench.latency import Latency, constant
-from rlm.bench.measure import rss_bytes
 from rlm.environment import AsyncRLMReplEnvironment
 
 BATCH_CELL = "answers = llm_batch_query(prompts)\nanswers == prompts and all(answer.ok for answer in answers)"
@@ -102,79 +100,6 @@ async def _longest_gap(work: Callable[[], Awaitable[None]]) -> Sample:
         assert handle is not None
         handle.cancel()
     return Sample(max(longest, perf_counter() - last))
-
-
-@asynccontextmanager
-async def start(side: str) -> AsyncIterator[Round]:
-    """From making an environment to the result of its first cell; a fresh one in every round."""
-
-    async def one() -> Sample:
-        started = perf_counter()
-        async with open_environment(side, None) as env:
-            result = await env.execute_async("6*7")
-            seconds = perf_counter() - started
-            assert result.value == "42"
-            return Sample(seconds)
-
-    yield one
-
-
-@asynccontextmanager
-async def memory(side: str, count: int) -> AsyncIterator[Round]:
-    """`count` environments, each after its first cell: seconds to have them, and memory, for one environment."""
-
-    async def one() -> Sample:
-        others, before, started = _children(), rss_bytes(), perf_counter()
-        async with AsyncExitStack() as stack:
-            for _ in range(count):
-                env = await stack.enter_async_context(open_environment(side, None))
-                assert (await env.execute_async("6*7")).value == "42"
-            seconds = perf_counter() - started
-            extra = {"host_bytes": max(0, rss_bytes() - before) / count}
-            if side.startswith("process"):
-                workers = [_memory_of(pid) for pid in _children() - others]
-                assert len(workers) == count
-                extra["worker_rss_bytes"] = sum(rss for rss, _ in workers) / count
-                extra["worker_own_bytes"] = sum(own for _, own in workers) / count
-            return Sample(seconds / count, extra)
-
-    async with open_environment(side, None) as env:  # what the first environment of a process imports is not its own
-        await env.execute_async("6*7")
-    yield one
-
-
-@asynccontextmanager
-async def suspended(side: str, count: int) -> AsyncIterator[Round]:
-    """`count` cells that wait over one bridge at once: seconds to have them, and memory, for one cell."""
-
-    async def one() -> Sample:
-        bridge, opened = make_bridge(side.partition("/")[2]), asyncio.Event()
-
-        async def wait() -> bool:
-            return await opened.wait()
-
-        before, started = rss_bytes(), perf_counter()
-        cells = [asyncio.ensure_future(bridge.run(lambda: bridge.wait(wait))) for _ in range(count)]
-        await asyncio.sleep(0)
-        extra = {"host_bytes": max(0, rss_bytes() - before) / count}
-        seconds = perf_counter() - started
-        opened.set()
-        assert await asyncio.gather(*cells) == [True] * count
-        await bridge.aclose()
-        return Sample(seconds / count, extra)
-
-    yield one
-
-
-def _children() -> set[int]:
-    return {int(pid) for listing in Path("/proc/self/task").glob("*/children") for pid in listing.read_text().split()}
-
-
-def _memory_of(pid: int) -> tuple[int, int]:
-    """Resident bytes of a process, and of them those that it shares with nobody."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-    fields = {name: int(rest.split()[0]) << 10 for name, _, rest in (line.partition(":") for line in lines)}
-    return fields["Rss"], fields["Private_Clean"] + fields["Private_Dirty"]
 
 
 @asynccontextmanager

@@ -149,7 +149,7 @@ class Arena:
         if contest.name not in self._records:
             try:
                 with ExitStack() as stack:
-                    entered = [(rival, *self._begin(rival, stack)) for rival in contest.rivals]
+                    entered = [(rival, *self._begin(contest, rival, stack)) for rival in contest.rivals]
                     self._records[contest.name] = _measure(contest, entered)
             except HostFailed as failure:
                 self._records[contest.name] = failure
@@ -160,8 +160,8 @@ class Arena:
             raise known
         return known
 
-    def _begin(self, rival: Rival, stack: ExitStack) -> tuple[_Host, int]:
-        key = f"{rival.case} {rival.side}" if rival.own_host else split(rival.side)[1]
+    def _begin(self, contest: Contest, rival: Rival, stack: ExitStack) -> tuple[_Host, int]:
+        key = f"{contest.name}: {rival.label}" if rival.own_host else split(rival.side)[1]
         host = self._hosts.get(key)
         if host is None or host.dead:
             host = self._hosts[key] = _Host()

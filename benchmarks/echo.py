@@ -10,8 +10,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 from unittest import mock
+
+from rlm.sandbox.lifeline import WorkerProcess
 
 _WAIT_SECONDS = 10.0
 _PEER = """
@@ -36,22 +38,22 @@ class Tap:
         self.received: list[int] = []
         self._socket: socket.socket
 
-    def socketpair(self) -> tuple[Any, socket.socket]:
-        self._socket, theirs = socket.socketpair()
-        return self, theirs
+    def listen(self, sock: socket.socket) -> None:
+        """Pass on to this socket from now on."""
+        self._socket = sock
 
     def forget(self) -> None:
         """Begin anew."""
         self.sent.clear()
         self.received.clear()
 
-    def send(self, data: bytes) -> int:
-        taken = self._socket.send(data)
+    def send(self, data: bytes, flags: int = 0) -> int:
+        taken = self._socket.send(data, flags)
         self.sent.append(taken)
         return taken
 
-    def recv(self, size: int) -> bytes:
-        data = self._socket.recv(size)
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        data = self._socket.recv(size, flags)
         self.received.append(len(data))
         return data
 
@@ -61,9 +63,16 @@ class Tap:
 
 @contextmanager
 def tapped_workers() -> Iterator[Tap]:
-    """A worker that is started inside is listened to."""
-    tap = Tap()
-    with mock.patch("rlm.sandbox.launch.socket", tap):
+    """A worker that is asked for inside is listened to."""
+    tap, make = Tap(), WorkerProcess.make
+
+    def tapped(*arguments: Any) -> tuple[WorkerProcess, list[socket.socket]]:
+        worker, theirs = make(*arguments)
+        tap.listen(worker.descriptors.socket)
+        worker.descriptors.socket = cast(socket.socket, tap)
+        return worker, theirs
+
+    with mock.patch.object(WorkerProcess, "make", tapped):
         yield tap
 
 

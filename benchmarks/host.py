@@ -15,26 +15,37 @@ from contextlib import AsyncExitStack
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks import cases_cost, cases_load
+from benchmarks import cases_branch, cases_cost, cases_load, cases_memory, cases_start
 from benchmarks.cases_cost import Round
 
 CASES: dict[str, Any] = {
     case.__name__: case
     for case in (
         cases_cost.plain_await,
-        cases_load.suspended,
         cases_cost.bridged_wait,
         cases_cost.queries,
         cases_cost.cells,
+        cases_cost.confined_cells,
+        cases_cost.confined_queries,
         cases_cost.echo_of_cells,
         cases_cost.echo_of_queries,
         cases_load.many_queries,
         cases_load.many_environments,
         cases_load.stall,
         cases_load.idle,
-        cases_load.start,
-        cases_load.memory,
         cases_load.cancel,
+        cases_start.start,
+        cases_start.warm_start,
+        cases_start.pooled_start,
+        cases_start.bare_interpreter,
+        cases_start.many_starts,
+        cases_memory.memory,
+        cases_memory.suspended,
+        cases_memory.contexts,
+        cases_branch.snapshot,
+        cases_branch.restore,
+        cases_branch.fork,
+        cases_branch.plain_fork,
     )
 }
 

@@ -23,6 +23,17 @@ _BLOCK = re.compile(r"(<!-- figures: (?P<name>[^>]+?) -->\n).*?(<!-- end of figu
 _SIZES, _LATENCIES = (1, 5, 50, 500), ("0 ms", "20 ms", "100 ms")
 _REAL = {"at once": "50 real queries at once, https", "one by one": "50 real queries one after another, https"}
 _MARGIN = 0.97
+_TIME_NAMES = {"cell_seconds": "its first cell after that", "gone_after_seconds": "nothing was left after"}
+_SIZE_NAMES = {
+    "host_bytes": "rise of the host",
+    "zygote_growth_bytes": "rise of the zygote",
+    "worker_own_bytes": "worker, its own",
+    "worker_most_bytes": "largest of the workers",
+    "worker_rss_bytes": "worker, resident",
+    "worker_tables_bytes": "worker, page tables",
+    "family_bytes": "all that it adds",
+    "zygote_bytes": "the zygote itself, once",
+}
 
 
 class Run:
@@ -76,17 +87,21 @@ def _verdict(run: Run, _: str) -> str:
 
 
 def _table(run: Run, name: str) -> str:
+    """The rows, the first one first: the others are compared with it. Further times, where any row has them."""
     rows = list(run.tables[name].values())
+    more = [key for key in _TIME_NAMES if any(key in row.extra for row in rows)]
     lines = [
         (
             row.label,
             to_text(row.median),
             f"{to_text(row.min)} .. {to_text(row.max)}",
             f"{row.median / rows[0].median:.2f}",
+            *(to_text(row.extra[key]) if key in row.extra else "none" for key in more),
         )
-        for row in sorted(rows, key=lambda row: row is not rows[0])
+        for row in rows
     ]
-    return _markdown((name, "median", "lowest .. highest", f"of {rows[0].label}"), lines)
+    head = (name, "median", "lowest .. highest", f"of {rows[0].label}", *(_TIME_NAMES[key] for key in more))
+    return _markdown(head, lines)
 
 
 def _curve(run: Run, wire: str) -> str:
@@ -149,11 +164,15 @@ def _not_won(run: Run, _: str) -> str:
 
 
 def _memory(run: Run, name: str) -> str:
-    lines = []
-    for row in run.tables[name].values():
-        sizes = [row.extra.get(key) for key in ("host_bytes", "worker_rss_bytes", "worker_own_bytes")]
-        lines.append((row.label, *("none" if size is None else f"{size / (1 << 20):.2f} MiB" for size in sizes)))
-    return _markdown((name, "rise of the host", "worker, resident", "worker, its own"), lines)
+    """What of `_SIZE_NAMES` any row of the table has, a column each."""
+    rows = list(run.tables[name].values())
+    keys = [key for key in _SIZE_NAMES if any(key in row.extra for row in rows)]
+    lines = [(row.label, *(_size(row.extra.get(key)) for key in keys)) for row in rows]
+    return _markdown((name, *(_SIZE_NAMES[key] for key in keys)), lines)
+
+
+def _size(size: float | None) -> str:
+    return "none" if size is None else f"{size / 1e6:.2f} MB"
 
 
 def _first(run: Run, name: str) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Literal
 from unittest import mock
 
 from benchmarks.background import BackgroundBridge
 from rlm.bridge.base import Bridge
 from rlm.environment import AsyncRLMReplEnvironment
+from rlm.sandbox.isolation import Isolation
+from rlm.sandbox.pool import WorkerPool
 
 INLINE = ("inline/pure_async", "inline/threaded", "inline/background", "inline/nested")
 PROCESS = ("process/pure_async", "process/threaded", "process/background")
@@ -20,6 +25,8 @@ MEANING = {
     "nested": 'nest-asyncio, `bridge="nested"`',
 }
 
+_IDLE_SECONDS = 0.2
+
 
 def open_environment(side: str, model: Any, **options: Any) -> AsyncRLMReplEnvironment:
     """An environment on a side, written `sandbox/bridge`; a context manager."""
@@ -29,6 +36,16 @@ def open_environment(side: str, model: Any, **options: Any) -> AsyncRLMReplEnvir
         with mock.patch("rlm.environment.choose_bridge", lambda *_: BackgroundBridge()):
             return AsyncRLMReplEnvironment(model, sandbox=sandbox, **options)
     return AsyncRLMReplEnvironment(model, sandbox=sandbox, bridge=bridge, **options)
+
+
+@asynccontextmanager
+async def open_warm_pool(side: str, isolation: Isolation | None, size: int = 0) -> AsyncIterator[WorkerPool]:
+    """A pool whose zygote has forked a worker before and has done what it leaves for idle moments."""
+    async with WorkerPool(size, isolation=isolation) as pool:
+        async with open_environment(side, None, pool=pool) as env:
+            await env.execute_async("6*7")
+        await asyncio.sleep(_IDLE_SECONDS)
+        yield pool
 
 
 def make_bridge(name: str) -> Bridge:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from math import comb
 from statistics import median
 
+_MISSED = 0.05
 ROW_NAMES = ("target", "measured: median (min .. max)", "neighbour", "ratio", "reached")
 
 
@@ -23,6 +25,8 @@ class Row:
 
     @classmethod
     def of(cls, table: str, label: str, seconds: Sequence[float], extra: dict[str, float]) -> Row:
+        low, high = median_interval(seconds)
+        extra = {**extra, "median_low": low, "median_high": high}
         return cls(table, label, median(seconds), min(seconds), max(seconds), len(seconds), extra)
 
     def spread(self, less: float = 0.0) -> str:
@@ -58,6 +62,27 @@ def to_text(seconds: float) -> str:
             value = seconds / size
             return f"{value:.0f} {unit}" if abs(value) >= 100 else f"{value:.3g} {unit}"
     raise AssertionError
+
+
+def to_megabytes(size: float) -> str:
+    """Bytes as people read them."""
+    return f"{size / 1e6:.3g} MB"
+
+
+def median_interval(seconds: Sequence[float]) -> tuple[float, float]:
+    """Where the median of many more such rounds lies, with a confidence of 95 %, whatever their distribution.
+
+    The widest pair of rounds, counted from both ends, that misses it less often; all of them where they are under six.
+    """
+    ordered, count = sorted(seconds), len(seconds)
+    outside, missed = 0, 0.0
+    while outside < (count - 1) // 2:
+        missed += 2 * comb(count, outside) / 2**count
+        if missed > _MISSED:
+            break
+        outside += 1
+    outside = max(0, outside - 1)
+    return ordered[outside], ordered[-1 - outside]
 
 
 def judge(rows: Iterable[Row]) -> list[Verdict]:
@@ -185,16 +210,102 @@ def _latency(table: str, target: str) -> Judge:
     return one
 
 
+def _first_cell(how: str, target: str, seconds: float) -> Judge:
+    return _at_most(seconds, target, ("first cell", f"{how}, confined"), f"{how}, unconfined")
+
+
+def _at_most(seconds: float, target: str, key: tuple[str, str], neighbour: str) -> Judge:
+    """A median that is not to be above `seconds`, beside another row of its table."""
+
+    def one(rows: Rows) -> Verdict:
+        row, other = rows[key], rows[key[0], neighbour]
+        return Verdict(
+            target,
+            row.spread(),
+            f"{neighbour} {to_text(other.median)}",
+            f"{row.median / other.median:.2f}",
+            row.median <= seconds,
+        )
+
+    return one
+
+
+def _confined(call: str, target: str, seconds: float) -> Judge:
+    """Confined at most `seconds`, and the interval of its median does not lie above that of the unconfined one's."""
+
+    def one(rows: Rows) -> Verdict:
+        table = f"{call}, confined and not"
+        row, other = rows[table, "confined"], rows[table, "unconfined"]
+        return Verdict(
+            target,
+            row.spread() + f"; 95 %: {_interval(row)}",
+            f"unconfined {to_text(other.median)}; 95 %: {_interval(other)}",
+            f"{row.median / other.median:.2f}",
+            row.median <= seconds and row.extra["median_low"] <= other.extra["median_high"],
+        )
+
+    return one
+
+
+def _interval(row: Row) -> str:
+    return f"{to_text(row.extra['median_low'])} .. {to_text(row.extra['median_high'])}"
+
+
+def _memory(rows: Rows) -> Verdict:
+    table = "twenty environments, for each"
+    confined, unconfined = (_bytes_of(rows[table, label]) for label in ("confined", "unconfined"))
+    extra = rows[table, "confined"].extra
+    return Verdict(
+        "an idle environment's own memory (worker, and the rise of host and zygote): <= 6 MB",
+        f"{to_megabytes(confined)} (workers {to_megabytes(extra['worker_least_bytes'])} .. "
+        f"{to_megabytes(extra['worker_most_bytes'])})",
+        f"unconfined {to_megabytes(unconfined)}",
+        f"{confined / unconfined:.2f}",
+        confined <= 6e6,
+    )
+
+
+def _bytes_of(row: Row) -> float:
+    return sum(row.extra[name] for name in ("worker_own_bytes", "zygote_growth_bytes", "host_bytes"))
+
+
+def _context(rows: Rows) -> Verdict:
+    table = "a context of 100 MB, for each environment"
+    shared, own = rows[table, "50 share it"], rows[table, "10 have their own"]
+    sizes = shared.extra["family_bytes"], own.extra["family_bytes"]
+    return Verdict(
+        "50 environments share a context of 100 MB: seconds and memory of each are shown",
+        f"{shared.spread()}, {to_megabytes(sizes[0])}",
+        f"each its own: {to_text(own.median)}, {to_megabytes(sizes[1])}",
+        f"{shared.median / own.median:.2f}, {sizes[0] / sizes[1]:.2f}",
+        None,
+    )
+
+
 def saving(pure: Row, threaded: Row) -> float:
     """Per cent of the threaded side's time that the pure side does not take; negative where it takes more."""
     return 100 * (1 - pure.median / threaded.median)
 
+
+_MANY = "200 environments started, used and closed"
+_COPIES = "copies of an environment"
+_FORK = "os.fork of a bare Python, 200 MB"
 
 _JUDGES: tuple[Judge, ...] = (
     _bridge,
     _inline_query,
     _round_trip("process cell", "process cell `6*7`: <= 100 us, or <= 1.7 x the echo", 100e-6),
     _round_trip("process query", "process query: <= 80 us, or <= 1.7 x the echo", 80e-6),
+    _confined("cells", "confined cell `6*7`: <= 100 us, no measurable difference to unconfined", 100e-6),
+    _confined("queries", "confined query: <= 80 us, no measurable difference to unconfined", 80e-6),
+    _first_cell("pool", "first cell, worker from the pool: <= 1 ms", 1e-3),
+    _first_cell("warm zygote", "first cell, from a warm zygote: <= 8 ms", 8e-3),
+    _first_cell("cold", "first cell, cold: <= 100 ms", 100e-3),
+    _at_most(15e-3, "fork of an environment holding 200 MB: <= 15 ms", (_COPIES, "fork, 200 MB"), _FORK),
+    _at_most(15e-3, "restore of an environment holding 200 MB: <= 15 ms", (_COPIES, "restore, 200 MB"), _FORK),
+    _memory,
+    _at_most(3.0, f"{_MANY}, nothing left: <= 3 s", (_MANY, "at once, confined"), "at once, unconfined"),
+    _context,
     _batch,
     _hundred,
     _stall("waits"),
