@@ -96,7 +96,6 @@ def confine(around: Surroundings, plan: dict[str, Any]) -> tuple[Report, int]:
         report.steps["scratch"] = f"needs a private root: {around.no_namespaces}"
     privileges.die_with_parent(around.zygote_pid)  # not before: a new user namespace undoes it
     _step(report, "rlimits", lambda: _limit(around, plan, report))
-    # Workers forked from one another share their user namespace: only this keeps them out of each other's memory.
     _step(report, "no_new_privs", privileges.set_no_new_privs)
     # Workers forked from one another share their user namespace: only this keeps them out of each other's memory.
     _step(report, "private memory", lambda: privileges.set_dumpable(False))

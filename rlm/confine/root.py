@@ -20,6 +20,12 @@ LINKS_AT_MOST = 40
 SKELETON = "size=4m,nr_inodes=4096,mode=755"
 TEMPORARY = "size=64m,nr_inodes=4096,mode=1777"
 SCRATCH, STORE = "/tmp", "/scratch"
+FOLDERS = "own"
+"""What STORE holds. Its names cannot be listed, only used: processes forked from one another know each its own.
+
+Nothing else can keep them apart. They are one user, in one mount namespace, which a confined process cannot leave; a
+Landlock layer binds all that is forked later and there are at most 16 of them, so that they would end after some forks.
+"""
 SCRATCH_FD = 200
 """In a process with a private root: its own folder of the store, which SCRATCH leads to."""
 # Where the new root is put together: the first that is not seen inside, for what is mounted there is hidden by it.
@@ -27,6 +33,7 @@ BASES = ("/tmp", "/mnt", "/media", "/srv", "/run", "/var/tmp", "/home", "/boot",
 INODES_AT_MOST, BYTES_AN_INODE = 16384, 4096
 PROC_OPTIONS = ("hidepid=ptraceable,subset=pid", "hidepid=2", "")  # the first since Linux 5.8
 
+_getcwd = os.getcwd  # cells are told another one
 _FLAG_NAMES = {"ro": RDONLY, "nosuid": NOSUID, "nodev": NODEV, "noexec": NOEXEC}
 
 
@@ -104,6 +111,7 @@ def build(*, read: Sequence[str], files: Sequence[str], devices: Sequence[str], 
     place = os.stat("/")
     identity = place.st_dev, place.st_ino
     if linked:
+        _make_folders()
         _enter_store()
     return without_proc
 
@@ -117,33 +125,73 @@ def mount_scratch(size_bytes: int) -> str:
     place = STORE if linked else SCRATCH
     _mount_over(place, size_bytes)
     if linked:
+        _make_folders()
+        os.chmod(STORE, 0o500)
         _enter_store()
     return place
 
 
+def _make_folders() -> None:
+    folders = f"{STORE}/{FOLDERS}"
+    os.mkdir(folders)
+    os.chmod(folders, 0o300)
+
+
+def _new_name() -> str:
+    return f"{STORE}/{FOLDERS}/{os.getpid()}-{os.urandom(16).hex()}"
+
+
 def _enter_store() -> None:
-    own = f"{STORE}/{os.getpid()}"
-    os.mkdir(own, 0o700)
+    own, mask = _new_name(), os.umask(0o077)
+    try:
+        os.mkdir(own, 0o700)
+    finally:
+        os.umask(mask)
     folder = os.open(own, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     os.dup2(folder, SCRATCH_FD, inheritable=False)
     os.close(folder)
 
 
-def copy_scratch() -> None:
+def find_scratch() -> str:
+    """The name of this process's own folder of the store, until `move_scratch`. Raises OSError."""
+    return os.readlink(f"/proc/self/fd/{SCRATCH_FD}")
+
+
+def place_in_scratch() -> str | None:
+    """Before a fork: where in the scratch directory the current one lies ('' at its top); None elsewhere."""
+    if not linked:
+        return None
+    own, here = find_scratch(), _getcwd()
+    return here[len(own) :] if f"{here}/".startswith(f"{own}/") else None
+
+
+def move_scratch() -> None:
+    """In a worker that has been forked: another name for its folder, which the new process does not know.
+
+    Raises OSError. All that leads there by the descriptor or the current directory goes on doing so.
+    """
+    if linked:
+        os.rename(find_scratch(), _new_name())
+
+
+def copy_scratch(place: str | None) -> None:
     """In a process forked from a worker: a scratch directory of its own, with what its parent's holds. Raises OSError.
 
-    Where the current directory lies in it, so does it afterwards. What an ended process left there its zygote removes.
+    place: what `place_in_scratch` said before the fork; there the current directory will be. What an ended process left
+    there its zygote removes. Never learns the name that its parent's folder has by now.
     """
     if not linked:
         return
     import shutil
 
-    before, here = os.readlink(f"/proc/self/fd/{SCRATCH_FD}"), os.getcwd()
-    _enter_store()
-    after = os.readlink(f"/proc/self/fd/{SCRATCH_FD}")
-    shutil.copytree(before, after, symlinks=True, dirs_exist_ok=True)
-    if here == before or here.startswith(before + "/"):
-        os.chdir(after + here[len(before) :])
+    parents = os.dup(SCRATCH_FD)
+    try:
+        _enter_store()
+        shutil.copytree(f"/proc/self/fd/{parents}", f"/proc/self/fd/{SCRATCH_FD}", symlinks=True, dirs_exist_ok=True)
+    finally:
+        os.close(parents)
+    if place is not None:
+        os.chdir(f"/proc/self/fd/{SCRATCH_FD}{place}")
 
 
 def _mount_over(path: str, size_bytes: int) -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 _NAME_CHARS = 200
 _name_of = type.__dict__["__name__"].__get__
+_mro_of = type.__dict__["__mro__"].__get__
 
 
 def type_name(value: Any) -> str:
     """The name of a value's class, at most 200 characters of it. No metaclass is asked."""
-    name: str = _name_of(type(value))
+    kind = type(value)
+    if any(
+        base is ModuleType for base in _mro_of(kind)
+    ):  # one that is loaded when it is used has a class of its own until then
+        return "module"
+    name: str = _name_of(kind)
     return name[:_NAME_CHARS]
 
 

@@ -14,11 +14,15 @@ from rlm.core.describe import type_name
 from rlm.errors import ValueNotPortable
 
 MAX_VALUE_BYTES = 64 << 20
+MAX_MEMBERS = 2_000_000
+"""Of a value's lists and dicts in all, an empty one counted as one: a JSON text of 12 MB may become 350 MB of them."""
 MAX_DEPTH = 100
 """How deep lists and dicts may be nested: far from where Python's own recursion ends, on either side."""
 
 _INLINE_CHARS = 1000  # a shorter str travels in the header: one blob less to cut out
 _INT_BITS = 14_000  # 4,215 digits. Python reads none of more than 4,300
+_CHUNK_BYTES = 1 << 16
+_NO_MARKS = bytes(set(range(256)) - set(b'",[{'))
 # Not escaped: two escapes side by side would come back as one character. Cycles are found by their depth.
 _to_json = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 _from_json = json.JSONDecoder().decode
@@ -44,7 +48,7 @@ def encode_value(value: Any, name: str = "value") -> tuple[Spec, bytes | None]:
 
 
 def decode_value(spec: Spec, blob: bytes | memoryview | None) -> Any:
-    """The value of a spec and blob made by `encode_value`. ValueError for anything malformed."""
+    """The value of a spec and blob made by `encode_value`. ValueError for what is malformed or too large."""
     kind = spec.get("k")
     if kind == "json":
         if "v" not in spec:
@@ -58,14 +62,40 @@ def decode_value(spec: Spec, blob: bytes | memoryview | None) -> Any:
     if kind == "str":
         return str(blob, "utf-8", "surrogatepass")
     if kind == "jsonb":
-        text = str(blob, "utf-8", "surrogatepass")
-        try:
-            value = _from_json(text)
-        except RecursionError:
-            raise ValueError("value nested too deeply") from None
-        # what is flat (a list of numbers) need not be walked through
-        return value if text.count("[") + text.count("{") <= MAX_DEPTH else _shallow(value)
+        return _decode_json(blob)
     raise ValueError(f"unknown kind of value {str(kind)[:40]!r}")
+
+
+def _decode_json(blob: bytes | memoryview) -> Any:
+    if len(blob) > MAX_VALUE_BYTES:
+        raise ValueError(f"value of {len(blob):,} bytes, at most {MAX_VALUE_BYTES:,} may cross")
+    text = str(blob, "utf-8", "surrogatepass")
+    containers = text.count("[") + text.count("{")
+    if containers + text.count(",") > MAX_MEMBERS and count_members(blob) > MAX_MEMBERS:
+        raise ValueError(f"value of over {MAX_MEMBERS:,} members")
+    try:
+        value = _from_json(text)
+    except RecursionError:
+        raise ValueError("value nested too deeply") from None
+    # what is flat (a list of numbers) need not be walked through
+    return value if containers <= MAX_DEPTH else _shallow(value)
+
+
+def count_members(blob: bytes | memoryview) -> int:
+    """How many members a JSON text has, by its commas and opening brackets; what is within its strings does not count.
+
+    It stops counting where they are more than `MAX_MEMBERS`.
+    """
+    bare = bytes(blob).replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NO_MARKS)
+    bare = bare.replace(b'""', b"")  # what is within a string stays so: quotes go by twos
+    count = within = 0
+    for start in range(0, len(bare), _CHUNK_BYTES):
+        pieces = bare[start : start + _CHUNK_BYTES].split(b'"')
+        count += sum(map(len, pieces[within::2]))
+        if count > MAX_MEMBERS:
+            break
+        within ^= (len(pieces) - 1) & 1
+    return count
 
 
 def _shallow(value: Any) -> Any:
@@ -109,7 +139,7 @@ def _check_members(value: Any, name: str) -> bool:
     json.dumps would turn {1: "a"} into {"1": "a"} and a tuple into a list: refuse rather than change a value. Goes
     level by level. A container that is there many times is looked through once and counted as often as it is written.
     """
-    exact, room = True, MAX_VALUE_BYTES // 2  # each member takes two bytes or more
+    exact, room = True, MAX_MEMBERS + 1  # the first level is a list of our own
     most = 1 << _INT_BITS
     least = -most
     level: dict[int, Any] = {0: [value]}
@@ -120,9 +150,10 @@ def _check_members(value: Any, name: str) -> bool:
         for number, item in level.items():
             keyed = issubclass(type(item), dict)
             count = times.get(number, 1)
-            room -= count * (dict.__len__(item) if keyed else list.__len__(item))
+            room -= count * ((dict.__len__(item) if keyed else list.__len__(item)) or 1)
             if room < 0:
-                raise ValueNotPortable(name, type_name(value), f"is too large: over {MAX_VALUE_BYTES:,} bytes")
+                reason = f"is too large: it has over {MAX_MEMBERS:,} members"
+                raise ValueNotPortable(name, type_name(value), reason)
             exact = exact and (type(item) is list or type(item) is dict)
             for member in _values(item, name) if keyed else list.__iter__(item):
                 kind = type(member)

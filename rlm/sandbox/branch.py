@@ -5,6 +5,7 @@ from __future__ import annotations
 from rlm.errors import SandboxError
 from rlm.sandbox.conversation import Worker
 from rlm.sandbox.lifeline import ZYGOTE_ENDED, WorkerProcess
+from rlm.sandbox.protocol import told
 from rlm.sandbox.question import Question
 
 _FORK_SECONDS = 30.0
@@ -40,7 +41,7 @@ async def fork_worker(worker: Worker, max_blob_bytes: int) -> Worker:
             raise ForkRefused("the worker did not answer")
         refused = reply.header.get("refused")
         if refused != "":
-            raise ForkRefused(str(refused)[:_TOLD_CHARS])
+            raise ForkRefused(told(refused, _TOLD_CHARS))
         copy = Worker(process, max_blob_bytes)
         copy.enforced = worker.enforced
     except BaseException:

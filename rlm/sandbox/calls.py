@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rlm.core.portable import Spec, decode_value, encode_value
+from rlm.core.portable import MAX_MEMBERS, Spec, count_members, decode_value, encode_value
 from rlm.core.query import MAX_TOKENS, MODEL_CHARS, Answer, AnswerError, Request, Usage
-from rlm.errors import ToolError
-from rlm.sandbox.protocol import Frame, Header, ProtocolError
+from rlm.errors import ToolError, ValueNotPortable
+from rlm.sandbox.protocol import MAX_PARTS, Frame, Header, ProtocolError
 from rlm.sandbox.values import pack_value, unpack_value
 
 _GROUP_PROMPT_BYTES = 32 << 20
-_GROUP_REQUESTS = 10_000
 _GROUP_MODEL_CHARS = 250_000  # a character of a header has 6 bytes at worst
 _REASON_CHARS = 40
+_HEADER_FACTOR = 30  # a byte of JSON may become so many: `{},` are 64 and a place in a list
+_MEMBER_BYTES, _DICT_BYTES = 64, 200  # at most, or nearly
 
 Packed = tuple[Header, list[bytes]]
 
@@ -39,7 +40,7 @@ def cut_batch(requests: Sequence[Request]) -> list[Sequence[Request]]:
         if (
             size + length > _GROUP_PROMPT_BYTES
             or names_size + name > _GROUP_MODEL_CHARS
-            or len(groups[-1]) == _GROUP_REQUESTS
+            or len(groups[-1]) == MAX_PARTS
         ):
             groups.append([])
             size = names_size = 0
@@ -120,7 +121,7 @@ def read_answers(frame: Frame) -> list[Answer]:
 
 
 def pack_tool(cell: int, number: int, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Packed:
-    """The frame of a tool's call; raises `ValueNotPortable` for an argument that cannot cross."""
+    """The frame of a tool's call; raises `ValueNotPortable` for an argument, or arguments, that cannot cross."""
     parts: list[bytes] = []
     header: Header = {
         "t": "tool",
@@ -130,19 +131,53 @@ def pack_tool(cell: int, number: int, name: str, args: Sequence[Any], kwargs: Ma
         "args": [_put(value, f"argument {index + 1} of {name}", parts) for index, value in enumerate(args)],
         "kwargs": {key: _put(value, f"argument {key} of {name}", parts) for key, value in kwargs.items()},
     }
+    if len(parts) > MAX_PARTS or _members([*header["args"], *header["kwargs"].values()], parts) > MAX_MEMBERS:
+        reason = f"are too large: over {MAX_PARTS:,} texts, or over {MAX_MEMBERS:,} members in all"
+        raise ValueNotPortable(f"the arguments of {name}", "of its call", reason)
     return header, parts
 
 
 def read_tool(frame: Frame) -> tuple[list[Any], dict[str, Any]]:
     """The arguments of a `tool` frame. ProtocolError or ValueError for malformed ones."""
-    args, kwargs = frame.header["args"], frame.header["kwargs"]
-    if not isinstance(args, list) or not isinstance(kwargs, dict):
-        raise ProtocolError("a tool's arguments are no list and dict")
-    parts = iter(frame.parts())
+    args, kwargs = _specs(frame)
+    views = frame.parts()
+    if _members([*args, *kwargs.values()], views) > MAX_MEMBERS:
+        raise ProtocolError(f"a tool's arguments have over {MAX_MEMBERS:,} members")
+    parts = iter(views)
     values = [_take(spec, parts) for spec in args], {key: _take(spec, parts) for key, spec in kwargs.items()}
     if next(parts, None) is not None:
         raise ProtocolError("a tool's call has a part that is no argument")
     return values
+
+
+def argument_bytes(frame: Frame) -> int:
+    """At most how much memory the arguments of a `tool` frame take, or nearly; found without decoding them."""
+    args, kwargs = _specs(frame)
+    blob = frame.blob
+    size = frame.size + _HEADER_FACTOR * (frame.size - len(blob))
+    if any(_is_jsonb(spec) for spec in (*args, *kwargs.values())):
+        size += _MEMBER_BYTES * (blob.count(b",") + blob.count(b"[")) + _DICT_BYTES * blob.count(b"{")
+    return size
+
+
+def _specs(frame: Frame) -> tuple[list[Any], dict[str, Any]]:
+    args, kwargs = frame.header["args"], frame.header["kwargs"]
+    if not isinstance(args, list) or not isinstance(kwargs, dict):
+        raise ProtocolError("a tool's arguments are no list and dict")
+    return args, kwargs
+
+
+def _is_jsonb(spec: Any) -> bool:
+    return isinstance(spec, dict) and spec.get("k") == "jsonb"
+
+
+def _members(specs: Sequence[Any], parts: Sequence[bytes | memoryview]) -> int:
+    """Of two values or more together: that a single one has not too many is checked where it is made and read."""
+    if sum(map(_is_jsonb, specs)) < 2:
+        return 0
+    own = iter(parts)
+    taken = [(spec, next(own, b"")) for spec in specs if isinstance(spec, dict) and spec.get("k") != "json"]
+    return sum(count_members(part) for spec, part in taken if _is_jsonb(spec))
 
 
 def _put(value: Any, name: str, parts: list[bytes]) -> Spec:

@@ -8,7 +8,25 @@ from collections.abc import Iterator
 
 from rlm.sandbox.protocol import Frame, FrameReader, Header, ProtocolError, pack
 
+_FULL_BYTES = 64 << 20  # of frames that wait: beyond it the worker is not read either
 _UNSENT_BYTES = 1 << 29  # of frames that wait behind another one: beyond it the worker does not read
+_STRAY_FRAMES = 1000
+_STRAY_BYTES = 1 << 16
+
+
+class Strays:
+    """Frames that belong to nothing. Dropping them takes the host's time: a thousand are forgiven, or 64 MB."""
+
+    __slots__ = ("_count",)
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def add(self, frame: Frame) -> None:
+        """Raises ProtocolError for one too many."""
+        self._count += 1 + frame.size // _STRAY_BYTES
+        if self._count > _STRAY_FRAMES:
+            raise ProtocolError("too many frames that belong to no running cell")
 
 
 class Channel:
@@ -24,6 +42,13 @@ class Channel:
         """Whether the last read found nothing."""
         self.ended = False
         """Whether the other end has closed the stream."""
+        self.broken = False
+        """Whether the other end has broken the protocol between two exchanges: its process must not be used again."""
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits that the other end must read before more is read from it."""
+        return self._unsent_bytes > _FULL_BYTES
 
     def receive(self) -> Iterator[Frame]:
         """Every frame that one read completes. EOFError at the end of the stream, ProtocolError for nonsense."""
@@ -42,7 +67,10 @@ class Channel:
         return self._reader.feed(data)
 
     def send(self, header: Header, parts: list[bytes] | None = None) -> bool:
-        """Send a frame or keep its rest for `flush`. True if all has been taken."""
+        """Send a frame or keep its rest for `flush`. True if all has been taken.
+
+        ProtocolError, and nothing is kept, where too much waits already.
+        """
         data = pack(header, parts or ())
         if not self._unsent:
             try:
@@ -59,9 +87,9 @@ class Channel:
         return self.flush()
 
     def _keep(self, rest: memoryview) -> None:
-        self._unsent_bytes += len(rest)
-        if self._unsent and self._unsent_bytes > _UNSENT_BYTES:
+        if self._unsent and self._unsent_bytes + len(rest) > _UNSENT_BYTES:
             raise ProtocolError("the worker does not read what it asked for")
+        self._unsent_bytes += len(rest)
         self._unsent.append(rest)
 
     def flush(self) -> bool:

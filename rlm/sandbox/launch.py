@@ -23,7 +23,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import anyio
 
-from rlm.errors import SandboxError
+from rlm.errors import SandboxError, UsageError
 from rlm.sandbox.isolation import Isolation, check_system
 from rlm.sandbox.lifeline import Descriptors, WorkerProcess, forget_at_fork
 from rlm.sandbox.protocol import pack
@@ -124,6 +124,8 @@ class Zygote:
             ours.close()
             if hasattr(self, "_process"):
                 self.kill()
+            if error.errno == errno.EMSGSIZE:
+                raise UsageError(f"{len(settings.read_paths):,} read_paths are too many: give folders above") from error
             raise SandboxError(f"no worker can be had: {error}") from error
         finally:
             theirs.close()
@@ -165,14 +167,15 @@ class Zygote:
         self._process.kill()
         self._process.wait()
 
-    async def spawn(self, plan: Plan, later: bool = False) -> WorkerProcess:
-        """Ask for a worker. Returns at once: what goes wrong in it shows as its end. later: it can wait."""
+    async def spawn(self, plan: Plan) -> WorkerProcess:
+        """Ask for a worker. Returns at once: what goes wrong in it shows as its end."""
+        end = time.monotonic() + _BUSY_SECONDS
+        worker, theirs = self._make_worker()
         try:
-            worker, theirs = WorkerProcess.make(self)
-        except OSError as error:
-            raise SandboxError(f"no worker can be had: {error}") from error
-        try:
-            await self._send({**plan._asdict(), "scratch": None, "later": later}, [sock.fileno() for sock in theirs])
+            while not self._order(plan, theirs):  # so many workers are asked for that it has to fork some first
+                if time.monotonic() > end:
+                    raise SandboxError(f"the zygote took no orders for {_BUSY_SECONDS:g} s")
+                await anyio.sleep(_LOOK_SECONDS)
         except BaseException:
             worker.release()
             raise
@@ -181,20 +184,36 @@ class Zygote:
                 sock.close()
         return worker
 
-    async def _send(self, order: dict[str, Any], fds: list[int]) -> None:
-        data = json.dumps(order).encode()
-        end = time.monotonic() + _BUSY_SECONDS
-        while True:
-            try:
-                socket.send_fds(self._control.socket, [data], fds, socket.MSG_NOSIGNAL)
-                return
-            except OSError as error:
-                # Full: so many workers are asked for at once that the zygote has to fork some first.
-                if error.errno in _GONE:
-                    raise ZygoteEnded(self) from error
-                if error.errno not in _FULL or time.monotonic() > end:
-                    raise SandboxError(f"the zygote takes no orders: {error}") from error
-            await anyio.sleep(_LOOK_SECONDS)
+    def spawn_now(self, plan: Plan) -> WorkerProcess | None:
+        """`spawn` for who cannot wait: None where the zygote has much to do."""
+        worker, theirs = self._make_worker()
+        taken = False
+        try:
+            taken = self._order(plan, theirs)
+        finally:
+            for sock in theirs:
+                sock.close()
+            if not taken:
+                worker.release()
+        return worker if taken else None
+
+    def _make_worker(self) -> tuple[WorkerProcess, list[socket.socket]]:
+        try:
+            return WorkerProcess.make(self)
+        except OSError as error:
+            raise SandboxError(f"no worker can be had: {error}") from error
+
+    def _order(self, plan: Plan, theirs: list[socket.socket]) -> bool:
+        order = json.dumps({**plan._asdict(), "scratch": None}).encode()
+        try:
+            socket.send_fds(self._control.socket, [order], [sock.fileno() for sock in theirs], socket.MSG_NOSIGNAL)
+        except OSError as error:
+            if error.errno in _GONE:
+                raise ZygoteEnded(self) from error
+            if error.errno not in _FULL:
+                raise SandboxError(f"the zygote takes no orders: {error}") from error
+            return False
+        return True
 
     async def leave(self) -> None:
         """Give up one use; the last user's leaving ends the process. Cancelled, it is ended all the same."""

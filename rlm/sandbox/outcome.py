@@ -6,7 +6,7 @@ from typing import Any
 
 from rlm.core.cell import CellError, CellResult, Final
 from rlm.core.portable import decode_value
-from rlm.sandbox.protocol import Frame, ProtocolError
+from rlm.sandbox.protocol import Frame, ProtocolError, told
 
 _TEXTS = 6
 _NAME_CHARS = 200
@@ -29,7 +29,7 @@ def read_outcome(frame: Frame, output_chars: int, stopped: str, common: dict[str
     most = output_chars + _MARK_CHARS
     error = None
     if header["error"]:
-        kind = str(parts[3][: 4 * _NAME_CHARS], "utf-8", "replace")[:_NAME_CHARS]
+        kind = told(str(parts[3][: 4 * _NAME_CHARS], "utf-8", "replace"), _NAME_CHARS)
         error = CellError(kind, _text(parts[4], _ERROR_CHARS), _text(parts[5], _ERROR_CHARS))
     return CellResult(
         status="timeout" if stopped else header["status"],

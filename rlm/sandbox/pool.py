@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
 from rlm.core.limits import Limits
-from rlm.errors import UsageError
+from rlm.core.waiting import in_trio
+from rlm.errors import SandboxError, UsageError
 from rlm.sandbox.isolation import Isolation, choose_isolation
 from rlm.sandbox.launch import Plan, SharedContext, Zygote, ZygoteSettings, scratch_folder
 
 if TYPE_CHECKING:
     from rlm.sandbox.lifeline import WorkerProcess
+
+_REFILL_SECONDS = 0.01
 
 
 class WorkerPool:
@@ -52,7 +60,8 @@ class WorkerPool:
             tuple(os.path.abspath(os.fspath(p)) for p in read_paths),
             None if context is None else SharedContext(context),
         )
-        self.has_context = context is not None
+        self.context = context
+        """What `context` is in its workers' environments; None for none."""
         self._size = size
         self._plan = make_plan(limits or Limits(), self.isolation)
         self._ready: deque[WorkerProcess] = deque()
@@ -106,11 +115,7 @@ class WorkerPool:
         worker = self._take_ready() if plan == self._plan else None
         if worker is None:
             worker = await self._living().spawn(plan)
-        try:
-            await self._fill()
-        except BaseException:
-            worker.release()
-            raise
+        self._refill()
         return worker
 
     def _take_ready(self) -> WorkerProcess | None:
@@ -126,9 +131,32 @@ class WorkerPool:
 
     async def _fill(self) -> None:
         while len(self._ready) < self._size and not self._closed:
-            worker = await self._living().spawn(self._plan, later=True)
+            worker = await self._living().spawn(self._plan)
             with self._lock:
                 self._ready.append(worker)
+
+    def _refill(self) -> None:
+        """Fill it soon: whoever has taken a worker has the machine for itself first. A loop that ends before leaves
+        that to the next one."""
+        if len(self._ready) >= self._size:
+            return
+        if in_trio():
+            sys.modules["trio"].lowlevel.spawn_system_task(self._fill_soon)
+        else:
+            asyncio.get_running_loop().call_later(_REFILL_SECONDS, self._fill_now)
+
+    async def _fill_soon(self) -> None:
+        await anyio.sleep(_REFILL_SECONDS)
+        self._fill_now()
+
+    def _fill_now(self) -> None:
+        with contextlib.suppress(SandboxError, UsageError):  # whoever takes the next worker will hear of it
+            while len(self._ready) < self._size and not self._closed:
+                worker = self._living().spawn_now(self._plan)
+                if worker is None:
+                    return
+                with self._lock:
+                    self._ready.append(worker)
 
     def _living(self) -> Zygote:
         if self._closed:
@@ -164,12 +192,14 @@ class WorkerPool:
             zygote.leave_now()
 
     def _give_up(self) -> Zygote | None:
+        if self._pid != os.getpid():
+            return None  # nor is the lock to be trusted: a thread of the parent's may have held it
         with self._lock:
             self._closed = True
             zygote, self._zygote = self._zygote, None
             while self._ready:
                 self._ready.pop().release()
-        return zygote if self._pid == os.getpid() else None
+        return zygote
 
     def __del__(self) -> None:
         if getattr(self, "_zygote", None) is not None:

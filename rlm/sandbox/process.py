@@ -223,7 +223,7 @@ class ProcessSandbox:
 
     async def _ready(self) -> Worker:
         if self._worker is not None:
-            if self._worker.process.usable():
+            if self._worker.process.usable() and not self._worker.channel.broken:
                 return self._worker
             self._add_notice(_lost(await self._end_worker()))
         try:
@@ -253,19 +253,19 @@ class ProcessSandbox:
 
     def _settings(self) -> Header:
         desk = self._desk
-        return {
-            "t": "setup",
+        settings: Header = {
             "output_chars": desk.limits.output_chars,
             "prompt_bytes": desk.limits.prompt_bytes,
-            "memory_bytes": desk.limits.memory_bytes,
             "max_tokens": desk.max_tokens,
             "query_errors": desk.query_errors,
             "tools": desk.tools.describe(),
         }
+        return {"t": "setup", "settings": settings}
 
     async def _set_variables(self) -> None:
         for name, value in self._desk.variables.items():
-            await self._set(name, value, record=False)
+            if value is not None or name != "context":  # that is what it is without
+                await self._set(name, value, record=False)
 
     async def _set(self, name: str, value: Any, record: bool = True) -> None:
         spec, blob = pack_value(value, name)

@@ -23,6 +23,7 @@ from typing import Any
 
 HEAD = struct.Struct("!IQ")
 MAX_HEADER_BYTES = 4 << 20
+MAX_PARTS = 10_000
 _parse = json.JSONDecoder().decode
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
@@ -43,6 +44,14 @@ def pack(header: Header, parts: Sequence[bytes] = ()) -> bytes:
     return b"".join((HEAD.pack(len(text), sum(map(len, parts))), text, *parts))
 
 
+def told(text: Any, most_chars: int) -> str:
+    """What the other side says, for a message of ours: bounded, and what no terminal should be given is escaped."""
+    shown = str(text)[:most_chars]
+    if shown.isprintable():
+        return shown
+    return "".join([c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in shown])[:most_chars]
+
+
 class Frame:
     """A received frame: `header` is a dict, `parts()` cuts the blob as the header's `b` says."""
 
@@ -58,8 +67,10 @@ class Frame:
         return self.header.get("t")
 
     def parts(self) -> list[memoryview]:
-        """The parts of the blob. ProtocolError where the lengths do not add up."""
+        """The parts of the blob. ProtocolError where the lengths do not add up, or are too many (184 bytes each)."""
         lengths = self.header.get("b", [])
+        if isinstance(lengths, list) and len(lengths) > MAX_PARTS:
+            raise ProtocolError(f"a blob of {len(lengths):,} parts, at most {MAX_PARTS:,} are allowed")
         if not isinstance(lengths, list) or not all(type(n) is int and n >= 0 for n in lengths):
             raise ProtocolError("lengths of a blob's parts are not whole numbers")
         if sum(lengths) != len(self.blob):
@@ -78,16 +89,22 @@ _LARGE_READ = 1 << 20
 
 
 class FrameReader:
-    """Cuts a byte stream into frames. Holds at most one unfinished frame, and of it only what has arrived."""
+    """Cuts a byte stream into frames. Holds at most one unfinished frame, and of it only what has arrived.
+
+    After a ProtocolError it raises one again for whatever else it is fed: where a next frame begins, nobody knows.
+    """
 
     def __init__(self, max_blob_bytes: int) -> None:
         self._buffer = bytearray()
+        self._broken = ""
         self._max_blob = max_blob_bytes
         self.wanted = _SMALL_READ
         """How many bytes the next read should ask for."""
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Take what was received and yield every frame that is now complete."""
+        if self._broken:
+            raise ProtocolError(self._broken)
         self.wanted = _SMALL_READ
         buffer = self._buffer
         if not buffer and len(data) >= HEAD.size:
@@ -96,28 +113,32 @@ class FrameReader:
             whole = HEAD.size + header_size + blob_size == len(data)
             if whole and header_size <= MAX_HEADER_BYTES and blob_size <= self._max_blob:
                 end = HEAD.size + header_size
-                yield Frame(_decode(data[HEAD.size : end]), data[end:], len(data))
+                yield Frame(self._decode(data[HEAD.size : end]), data[end:], len(data))
                 return
         buffer += data
         while len(buffer) >= HEAD.size:
             header_size, blob_size = HEAD.unpack_from(buffer)
             if header_size > MAX_HEADER_BYTES or blob_size > self._max_blob:
-                raise ProtocolError(f"frame of {header_size:,} + {blob_size:,} bytes is over the limit")
+                raise self._break(f"frame of {header_size:,} + {blob_size:,} bytes is over the limit")
             end = HEAD.size + header_size + blob_size
             if len(buffer) < end:
                 self.wanted = min(max(end - len(buffer), _SMALL_READ), _LARGE_READ)
                 return
-            header = _decode(bytes(buffer[HEAD.size : HEAD.size + header_size]))
+            header = self._decode(bytes(buffer[HEAD.size : HEAD.size + header_size]))
             blob = bytes(buffer[HEAD.size + header_size : end]) if blob_size else b""
             del buffer[:end]
             yield Frame(header, blob, end)
 
+    def _decode(self, text: bytes) -> Header:
+        try:
+            header = _parse(str(text, "ascii"))
+        except (ValueError, RecursionError) as error:  # also integers of over 4300 digits
+            raise self._break(f"header is not JSON ({type(error).__name__})") from None
+        if not isinstance(header, dict):
+            raise self._break("header is not an object")
+        return header
 
-def _decode(text: bytes) -> Header:
-    try:
-        header = _parse(str(text, "ascii"))
-    except (ValueError, RecursionError) as error:  # also integers of over 4300 digits
-        raise ProtocolError(f"header is not JSON ({type(error).__name__})") from None
-    if not isinstance(header, dict):
-        raise ProtocolError("header is not an object")
-    return header
+    def _break(self, why: str) -> ProtocolError:
+        self._broken = why
+        self._buffer.clear()
+        return ProtocolError(why)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import anyio
 
 from rlm.core.waiting import in_trio
-from rlm.sandbox.channel import Channel
+from rlm.sandbox.channel import Channel, Strays
 from rlm.sandbox.lifeline import WorkerProcess
 from rlm.sandbox.protocol import Header, ProtocolError
 
@@ -31,7 +31,8 @@ class Cancellable(Protocol):
 class Exchange(Protocol):
     """One question and all that belongs to it, e.g. a cell and its queries; an async context manager.
 
-    start: run a coroutine beside it, in a copy of the opener's context. later: call a function after some seconds.
+    start: run a coroutine beside it, in a copy of the opener's context. call_off: cancel such a one, and call a
+    function once it has ended, which it may put off. later: call a function after some seconds.
     wait: return after `finish`; may be awaited again after it was cancelled. Leaving cancels every coroutine that was
     started and waits for its end.
     """
@@ -41,6 +42,8 @@ class Exchange(Protocol):
     async def __aexit__(self, *exception: Any) -> None: ...
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> Cancellable: ...
+
+    def call_off(self, task: Cancellable, ended: Callable[[], None]) -> None: ...
 
     def later(self, seconds: float, function: Callable[[], None]) -> Cancellable: ...
 
@@ -81,12 +84,13 @@ class _AsyncioPump:
 
     def exchange(self, on_readable: Callable[[], None], on_news: Callable[[], None]) -> _AsyncioExchange:
         self._on_readable, self._on_news = on_readable, on_news
-        self._watch(True)
+        self._watch(not self._channel.full)
         self._wait_news(True)
         return _AsyncioExchange(self, self._loop)
 
     def idle(self) -> None:
         self._on_readable, self._on_news = self._drop, self._end
+        self._strays = Strays()
 
     def close(self) -> None:
         self._watch(False)
@@ -96,6 +100,8 @@ class _AsyncioPump:
     def send(self, header: Header, parts: list[bytes] | None = None) -> None:
         if not self._channel.send(header, parts):
             self._write(True)
+            if self._channel.full:
+                self._watch(False)
 
     def _readable(self) -> None:
         self._on_readable()
@@ -122,13 +128,15 @@ class _AsyncioPump:
                 self._loop.remove_reader(self._lifeline)
 
     def _drop(self) -> None:
-        # Between exchanges a worker has nothing to say: read and forget. The next exchange finds its end again.
+        # Between exchanges a worker has nothing to say: read and forget, within limits: what comes then is left in the
+        # socket, where it holds the worker up. The next exchange finds its end again.
         try:
-            for _ in self._channel.receive():
-                pass
+            for frame in self._channel.receive():
+                self._strays.add(frame)
         except EOFError:
             return
         except ProtocolError:
+            self._channel.broken = True
             self._watch(False)
 
     def _watch(self, wanted: bool) -> None:
@@ -150,6 +158,8 @@ class _AsyncioPump:
     def _flush(self) -> None:
         if self._channel.flush():
             self._write(False)
+        if not (self._channel.full or self._channel.broken or self._channel.ended):
+            self._watch(True)
 
 
 class _AsyncioExchange:
@@ -181,6 +191,11 @@ class _AsyncioExchange:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return task
+
+    def call_off(self, task: Cancellable, ended: Callable[[], None]) -> None:
+        assert isinstance(task, asyncio.Task)
+        task.add_done_callback(lambda _: ended())
+        task.cancel()
 
     def later(self, seconds: float, function: Callable[[], None]) -> Cancellable:
         timer = self._loop.call_later(seconds, function)
@@ -223,6 +238,8 @@ class _TrioExchange:
         self._group = anyio.create_task_group()
         self._finished = anyio.Event()
         self._unsent = anyio.Event()
+        self._room = anyio.Event()
+        self._ended: dict[anyio.CancelScope, Callable[[], None]] = {}
         self._shielded: list[anyio.CancelScope] = []
 
     async def __aenter__(self) -> _TrioExchange:
@@ -260,6 +277,9 @@ class _TrioExchange:
         while not self._finished.is_set() and not self._channel.ended:
             await anyio.wait_readable(self._channel.fileno)
             self._on_readable()
+            while self._channel.full:
+                self._room = anyio.Event()
+                await self._room.wait()
 
     async def _wait_news(self) -> None:
         while not self._process.exited():
@@ -274,16 +294,27 @@ class _TrioExchange:
             await anyio.wait_writable(self._channel.fileno)
             if self._channel.flush():
                 self._unsent = anyio.Event()
+            if not self._channel.full:
+                self._room.set()
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> Cancellable:
         scope = anyio.CancelScope()
 
         async def run() -> None:
-            with scope:
-                await coroutine
+            try:
+                with scope:
+                    await coroutine
+            finally:
+                if scope in self._ended:
+                    self._ended.pop(scope)()
 
         self._group.start_soon(run)
         return scope
+
+    def call_off(self, task: Cancellable, ended: Callable[[], None]) -> None:
+        assert isinstance(task, anyio.CancelScope)
+        self._ended[task] = ended
+        task.cancel()
 
     def later(self, seconds: float, function: Callable[[], None]) -> Cancellable:
         async def wait_and_call() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -10,8 +12,10 @@ import anyio
 from rlm.core.describe import error_text
 from rlm.core.portable import decode_value
 from rlm.errors import SandboxError, UsageError, ValueNotPortable
+from rlm.sandbox.channel import Strays
 from rlm.sandbox.conversation import Worker
-from rlm.sandbox.protocol import Frame, Header, ProtocolError
+from rlm.sandbox.protocol import Frame, Header, ProtocolError, told
+from rlm.sandbox.zygote_orders import BIRTH
 
 START_SECONDS = 30.0
 REPLY_SECONDS = 60.0
@@ -27,6 +31,7 @@ class Question:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
+        self._strays = Strays()
         self.reply: Frame | None = None
 
     async def ask(
@@ -35,9 +40,14 @@ class Question:
         """Ask, and wait for the reply; None where none came: the worker cannot be used any more.
 
         What the worker runs for a question that its asker no longer waits for is interrupted: else the next cell pays.
+        SandboxError for a question that cannot be sent.
         """
         worker = self._worker
-        header["id"] = number = next(_numbers)
+        starts = header["t"] == "setup"
+        header["id"] = number = BIRTH if starts else next(_numbers)
+        if starts and self._has_spoken():
+            self._send(worker.channel.send, header, parts)
+            return self.reply
         interrupted = False
 
         def on_readable() -> None:
@@ -54,15 +64,16 @@ class Question:
             if worker.process.exited() or (self.reply is not None and worker.process.settled):
                 exchange.finish()
             elif worker.process.settled and interrupted:
-                exchange.send({"t": "wake"})
+                with contextlib.suppress(ProtocolError):  # it does not read: the time that it has left ends this
+                    exchange.send({"t": "wake"})
 
         async with worker.pump.exchange(on_readable, on_news) as exchange:
-            exchange.send(header, parts)
+            self._send(exchange.send, header, parts)
             try:
                 with anyio.move_on_after(seconds):
                     await exchange.wait()
             finally:
-                if self.reply is None and header["t"] != "setup" and not worker.process.exited():
+                if self.reply is None and not starts and not worker.process.exited():
                     interrupted = True
                     with anyio.CancelScope(shield=True), anyio.move_on_after(_STOP_SECONDS):
                         worker.process.interrupt()
@@ -71,11 +82,29 @@ class Question:
                     self.reply = None
         return self.reply
 
+    def _has_spoken(self) -> bool:
+        """Whether a worker that has waited in a pool has told of its birth already: then nobody waits for it."""
+        try:
+            self._take(BIRTH)
+        except (EOFError, ProtocolError):  # the exchange will find the same
+            return False
+        return self.reply is not None
+
+    def _send(
+        self, send: Callable[[Header, list[bytes] | None], object], header: Header, parts: list[bytes] | None
+    ) -> None:
+        try:
+            send(header, parts)
+        except ProtocolError as error:
+            raise SandboxError(f"the worker cannot be asked to {header['t']}: {error}") from error
+
     def _take(self, number: int) -> None:
         for frame in self._worker.channel.receive():
             # replies to questions whose asker was cancelled, and stray frames of ended cells, are dropped
             if self.reply is None and frame.header.get("id") == number and _is_reply(frame):
                 self.reply = frame
+            else:
+                self._strays.add(frame)
 
 
 def _is_reply(frame: Frame) -> bool:
@@ -85,17 +114,17 @@ def _is_reply(frame: Frame) -> bool:
 def check_reply(frame: Frame) -> None:
     """Raise what a reply tells of."""
     if frame.type == "failed":
-        raise SandboxError(f"the worker could not start: {str(frame.header.get('text'))[:_TEXT_CHARS]}")
+        raise SandboxError(f"the worker could not start: {told(frame.header.get('text'), _TEXT_CHARS)}")
     error = frame.header.get("error")
     if error is None:
         return
     match error:
         case ["ValueNotPortable", str(name), str(kind), str(reason)]:
-            raise ValueNotPortable(name[:_TOLD_CHARS], kind[:_TOLD_CHARS], reason[:_TOLD_CHARS])
+            raise ValueNotPortable(told(name, _TOLD_CHARS), told(kind, _TOLD_CHARS), told(reason, _TOLD_CHARS))
         case ["KeyboardInterrupt"]:
             raise SandboxError("the worker was interrupted, for it gave no reply in time: variables are kept")
         case [str(_)]:
-            raise UsageError(str(frame.header.get("text"))[:_TEXT_CHARS])
+            raise UsageError(told(frame.header.get("text"), _TEXT_CHARS))
     raise SandboxError("the worker sent a malformed reply")
 
 

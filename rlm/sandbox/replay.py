@@ -75,7 +75,7 @@ class Recorded(Conversation):
 
     def _tell(self, call: int, packed: Packed) -> None:
         self._note_given(call, packed)
-        self._exchange.send(*packed)
+        self._send(*packed)
 
 
 class Diverged(Exception):
@@ -155,7 +155,7 @@ class Replay(Conversation):
     async def _run_tool(self, call: int, name: str, args: list[Any], kwargs: dict[str, Any]) -> None:
         try:
             packed: Packed = await self._script.give(tool_key(name, args, kwargs))
-            self._exchange.send({**packed[0], "id": call}, packed[1])
+            self._send({**packed[0], "id": call}, packed[1])
         except BaseException as error:
             if is_cancellation(error):
                 raise

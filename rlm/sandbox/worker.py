@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
@@ -30,13 +31,16 @@ from rlm.sandbox.worker_link import Link
 from rlm.sandbox.worker_port import CellThreads, WorkerPort, received_value
 from rlm.sandbox.worker_rehearsal import rehearse
 from rlm.sandbox.worker_signals import Interrupts
-from rlm.sandbox.zygote_orders import WORKER_FD
+from rlm.sandbox.zygote_orders import BIRTH, WORKER_FD
 
 if TYPE_CHECKING:
     from rlm.sandbox.zygote_family import Birth
 
 _CLEANUP_SECONDS = 1.0
 _REPR_CHARS = 1 << 20
+_SETTINGS = ("output_chars", "prompt_bytes", "max_tokens", "query_errors", "tools")
+_DEFAULTS: dict[str, Any] = Repl.__init__.__kwdefaults__ or {}
+_USUAL = {name: _DEFAULTS[name] for name in _SETTINGS}
 
 
 _inherited: dict[str, tuple[Any, Frame]] = {}  # variables that every worker of this zygote has from birth
@@ -48,29 +52,27 @@ def inherit(name: str, frame: Frame) -> None:
 
 
 class Worker:
-    """One environment's cells, one after the other, until the host closes the socket."""
+    """One environment's cells, one after the other, until the host closes the socket.
 
-    def __init__(self, link: Link, interrupts: Interrupts, settings: Header, birth: Birth) -> None:
-        self._link = link
-        self._scratch = birth.report.scratch
-        self._interrupts = interrupts
-        self._pid = os.getpid()
+    What is made before `begin` belongs to no process: a zygote makes it once for all workers, of whose start it would
+    be an eighth.
+    """
+
+    _link: Link
+    _scratch: str | None
+    _interrupts: Interrupts
+    _pid: int
+    _refusals: worker_refusals.Refusals | None
+
+    def __init__(self, confined: bool) -> None:
+        self._confined = confined
         self._loop: Any = None
         self._threads = CellThreads()
         self._threads.mark_starts()
         self._leftovers = Leftovers()
         self._given_up: Any = WeakSet()  # tasks that would not end
-        self._repl = Repl(
-            WorkerPort(link, self._threads),
-            output_chars=settings["output_chars"],
-            prompt_bytes=settings["prompt_bytes"],
-            max_tokens=settings["max_tokens"],
-            query_errors=settings["query_errors"],
-            tools=settings["tools"],
-            as_main=True,
-            settle=self._leftovers.settle,
-            confined=birth.surroundings.confined,
-        )
+        self._port = WorkerPort(self._threads)
+        self._repl = self._make_repl()
         self._questions: dict[str, Callable[[Frame], tuple[Header, bytes | None] | None]] = {
             "set": self._set,
             "get": self._get,
@@ -79,10 +81,27 @@ class Worker:
             "hello": lambda frame: None,
         }
         self._busy = False  # foreign code runs outside a cell: its cleanup, or a question
+
+    def begin(self, link: Link, interrupts: Interrupts, birth: Birth) -> None:
+        """Be the worker of this process."""
+        self._link = self._port.link = link
+        self._scratch = birth.report.scratch
+        self._interrupts = interrupts
+        self._pid = os.getpid()
+        threading.main_thread()._set_native_id()  # type: ignore[attr-defined]  # a fork without hooks leaves the old one
+        self._leftovers.learn_limits()
         interrupts.may_raise = lambda: self._repl.running or self._busy
         self._refusals = _explain_refusals(birth)
-        self._set_inherited()
         streams.install(fallback=lambda: self._repl.capture if self._threads.current() else None)
+
+    def _make_repl(self, **settings: Any) -> Repl:
+        return Repl(
+            self._port,
+            as_main=True,
+            settle=self._leftovers.settle,
+            confined=self._confined,
+            **settings,
+        )
 
     def serve(self) -> None:
         """Answer the host's commands for ever: the process ends when the socket does."""
@@ -90,10 +109,18 @@ class Worker:
             frame = self._link.next_command()
             if frame.type == "cell":
                 self._cell(frame)
+            elif frame.type == "setup":
+                self._set_up(frame.header["settings"])
             elif frame.type == "fork":
                 self._fork(frame)
             else:
                 self._question(frame)
+
+    def _set_up(self, settings: Header) -> None:
+        """Take the environment's settings. The REPL that is there was made while nobody waited, for the usual ones."""
+        if any(settings[name] != usual for name, usual in _USUAL.items()):
+            self._repl = self._make_repl(**settings)
+        self._set_inherited()
 
     def _cell(self, frame: Frame) -> None:
         number, code = frame.header["cell"], str(frame.blob, "utf-8", "backslashreplace")
@@ -258,6 +285,7 @@ class Worker:
         self._set_inherited(anew=True)
 
     def _set_inherited(self, anew: bool = False) -> None:
+        self._repl.set("context", None)  # until the host sets it
         for name, (value, frame) in _inherited.items():
             # a cell may have changed it, unless it cannot be changed
             self._repl.set(name, received_value(frame) if anew and type(value) not in (str, bytes) else value)
@@ -268,6 +296,15 @@ class Worker:
             told += [error.name, error.type_name, error.reason]
         text = _text(error_text(error, 2000))
         self._link.send({"t": "reply", "id": frame.header["id"], "error": told, "text": text})
+
+
+_prepared: Worker | None = None
+
+
+def prepare(confined: bool) -> None:
+    """In the zygote: make what all workers have in common."""
+    global _prepared
+    _prepared = Worker(confined)
 
 
 def _text(value: str) -> str:
@@ -295,22 +332,22 @@ def _explain_refusals(birth: Birth) -> worker_refusals.Refusals | None:
 
 
 def main(birth: Birth) -> None:
-    """Reply to the settings with the report, or say why not; then serve."""
+    """Say how far the confinement went, or why there is no worker; then serve."""
     interrupts = Interrupts()
     link = Link(socket.socket(fileno=WORKER_FD), interrupts)
-    if not birth.failure and not link.is_asked():
-        rehearse()
-    settings = link.next_command().header
     try:
         if birth.failure:
             raise RuntimeError(birth.failure)
         _move_in(birth.report.scratch)
         worker_fork.reseed()
-        worker = Worker(link, interrupts, settings, birth)
+        worker = _prepared or Worker(birth.surroundings.confined)
+        worker.begin(link, interrupts, birth)
     except Exception:  # noqa: BLE001 -- whatever it is, the host must hear of it
-        link.send({"t": "failed", "id": settings["id"], "text": _text(traceback.format_exc())[-4000:]})
+        link.send({"t": "failed", "id": BIRTH, "text": _text(traceback.format_exc())[-4000:]})
         os._exit(1)
-    link.send({"t": "reply", "id": settings["id"], "report": birth.report.to_json()})
+    link.send({"t": "reply", "id": BIRTH, "report": birth.report.to_json()})
+    if not link.is_asked():
+        rehearse()
     _serve(worker, link)
 
 

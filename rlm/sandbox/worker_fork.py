@@ -44,6 +44,20 @@ def find_refusal(scratch: str | None, loop: Any) -> str:
                 return f"{os.readlink(f'/proc/self/fd/{number}')} is open"
             except OSError:  # the listing's own
                 continue
+    try:
+        return _find_shared_memory()
+    except OSError:
+        return "there is no /proc to see whether memory is shared"
+
+
+def _find_shared_memory() -> str:
+    """Memory that a fork would not copy; and a mapped file would tell the new process where its parent's files are."""
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+        for line in maps:
+            address, rights, _, _, _, *rest = line.split(maxsplit=5)
+            path = rest[0].rstrip("\n") if rest else ""
+            if rights[1:4:2] == "ws" or path.startswith(f"{root.STORE}/"):
+                return f"{path or address} is shared memory"
     return ""
 
 
@@ -67,6 +81,7 @@ def fork() -> bool:
     arguments: list[Any] = [ctypes.c_long(n) for n in (NUMBERS["clone"], seccomp.FORK_FLAGS, 0, 0)]
     # the address of the new thread's number is the fourth argument on x86-64, the fifth on aarch64
     arguments += [tid_address, tid_address] if os.uname().machine == "x86_64" else [ctypes.c_long(0), tid_address]
+    place = root.place_in_scratch()
     # The kernel makes no fork while a signal is pending; the call would come again, and is granted but once.
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
@@ -74,7 +89,7 @@ def fork() -> bool:
         pid = here.syscall(*arguments)
         if pid == 0:
             try:
-                _become_another(here, arguments, zygote)
+                _become_another(here, arguments, zygote, place)
                 python.PyOS_AfterFork_Child()  # runs what cells have registered: not before
             except BaseException:  # noqa: BLE001 -- whatever it is: half of a worker must not go on
                 os._exit(1)
@@ -86,15 +101,16 @@ def fork() -> bool:
     _free_spare()
     if pid < 0:
         raise OSError(error, f"the fork was refused: {os.strerror(error)}")
+    root.move_scratch()  # the host lets the new process run nothing before it has heard that we are done
     return False
 
 
-def _become_another(here: Any, arguments: list[Any], zygote: int) -> None:
+def _become_another(here: Any, arguments: list[Any], zygote: int, place: str | None) -> None:
     os.dup2(SPARE_FD, WORKER_FD, inheritable=False)
     _free_spare()
     here.syscall(*arguments)  # refused, but it tells the zygote who we are
     privileges.die_with_parent(zygote)
-    root.copy_scratch()
+    root.copy_scratch(place)
     # the inherited filter lets this process signal the one it came from, and none other
     seccomp.install(seccomp.build_own(os.getpid()), listener=False)
 
@@ -122,6 +138,9 @@ def renew_loop(loop: Any) -> None:
 
 def reseed() -> None:
     """Give generators of random numbers that do not see to themselves after a fork a seed of this process's own."""
+    random = sys.modules.get("random")
+    if random is not None:  # the hook that does it is not run in every fork
+        random.seed()
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed(int.from_bytes(os.urandom(4), "little"))

@@ -35,11 +35,15 @@ class Leftovers:
         self._restore = vars(builtins).update
         self._builtins = dict(vars(builtins))
         self._suspect = False  # whether a cell has spoken of builtins
-        self._soft, self._hard = resource.getrlimit(resource.RLIMIT_AS)
-        self._everything = (self._hard, self._hard)
+        self.learn_limits()
         # let go where there is no memory to ask for more with: an audit hook alone makes several objects
         self._ballast = _make_ballast()
         self._raised = False  # whether the runtime has room that cells have not
+
+    def learn_limits(self) -> None:
+        """Take this process's limits of memory for those that cells are to have."""
+        self._soft, self._hard = resource.getrlimit(resource.RLIMIT_AS)
+        self._everything = (self._hard, self._hard)
 
     def begin(self, code: str) -> None:
         """A cell starts: it has not the room that the runtime needed after another one.

@@ -10,10 +10,12 @@ from __future__ import annotations
 import _thread
 import contextlib
 import os
+import select
 import socket
 import sys
 from collections import deque
 from collections.abc import Iterator
+from time import perf_counter as _now
 from typing import Any, Protocol
 
 from rlm.errors import QueryRefused
@@ -21,6 +23,11 @@ from rlm.sandbox.protocol import Frame, FrameReader, Header, ProtocolError, pack
 from rlm.sandbox.worker_signals import Interrupts, signals_held_back
 
 _WHOLE_BYTES = 1 << 15
+_LOOK_MS = 50  # whether whoever reads has left off
+# To fall asleep and be woken takes longer than a quick host needs for an answer. So after a quick one the next one is
+# looked for before anybody sleeps: saves 10 us of 80, and whoever waits for a slow model pays 60 us for it once.
+_LOOK_SECONDS = 60e-6 if (os.cpu_count() or 1) > 1 else 0.0
+_QUICK_SECONDS = 150e-6
 
 
 class Waiting(Protocol):
@@ -62,6 +69,11 @@ class Blocked:
 
     def sleep(self) -> None:
         self._lock.acquire()
+
+    @property
+    def prepared(self) -> bool:
+        """Whether it may be asleep: one that is not looks for itself whether somebody reads, before it sleeps."""
+        return self._lock is not None
 
 
 class Awaited:
@@ -123,6 +135,7 @@ class Link:
         self._socket = sock
         self._interrupts = interrupts
         self._reader = FrameReader(max_blob_bytes)
+        self._quick = _LOOK_SECONDS > 0  # whether the last wait was over at once
         self._reading = _thread.allocate_lock()
         self._sending = _thread.allocate_lock()
         self._inside = Inside()
@@ -146,13 +159,34 @@ class Link:
                 with signals_held_back():
                     self._write(data)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
+        while True:
+            try:
+                taken = self._socket.send(data, socket.MSG_DONTWAIT)
+            except OSError as error:
+                if _is_of_a_handler(error):
+                    raise
+                if not isinstance(error, BlockingIOError):
+                    os._exit(0)  # the host has gone
+                taken = 0
+            if taken == len(data):
+                return
+            data = memoryview(data)[taken:]
+            self._await_room()
+
+    def _await_room(self) -> None:
+        """Wait until the host takes more, and read meanwhile: it takes nothing while too much for us waits there."""
+        poll = select.poll()
+        if not self._reading.acquire(blocking=False):
+            poll.register(self._socket, select.POLLOUT)
+            poll.poll(_LOOK_MS)
+            return
         try:
-            self._socket.sendall(data)
-        except OSError as error:
-            if _is_of_a_handler(error):
-                raise
-            os._exit(0)  # the host has gone
+            poll.register(self._socket, select.POLLOUT | select.POLLIN)
+            if any(events & ~select.POLLOUT for _, events in poll.poll()):
+                self._receive(socket.MSG_DONTWAIT)
+        finally:
+            self._leave()
 
     def _orphan(self) -> None:
         """In a child that a cell has forked: the line is its parent's."""
@@ -232,20 +266,23 @@ class Link:
                         while not waiting.done and not self._interrupts.due():
                             self._receive()
                     finally:
-                        self._leave()
+                        self._leave(waiting)
             if not mine:
                 waiting.prepare()
                 if not waiting.done and self._reading.locked():
                     waiting.sleep()
 
-    def _leave(self) -> None:
-        """Give the reading role up, to another thread that waits if there is one."""
+    def _leave(self, leaver: Blocked | None = None) -> None:
+        """Give the reading role up, to another thread that waits if there is one.
+
+        leaver: the one who had it. Left by an exception, it still looks as if it waited.
+        """
         self._reading.release()
-        if self._idle is not None and not self._idle.done:
+        if self._idle is not None and not self._idle.done and self._idle is not leaver:
             self._idle.wake()
             return
         for waiting in list(self._waiting.values()):
-            if isinstance(waiting, Blocked) and not waiting.done:
+            if isinstance(waiting, Blocked) and waiting.prepared and not waiting.done and waiting is not leaver:
                 waiting.wake()
                 return
 
@@ -254,7 +291,10 @@ class Link:
         # The host sends a `wake` frame after each interrupt, so that the call returns and the interrupt is raised on
         # leaving the shield. (Polling before reading would do without, at one more system call a query: 8 us of 80.)
         try:
-            data = self._socket.recv(self._reader.wanted, flags)
+            began = _now()
+            found = self._look() if self._quick and not flags else None
+            data = self._socket.recv(self._reader.wanted, flags) if found is None else found
+            self._quick = _now() - began < _QUICK_SECONDS
         except OSError as error:
             if _is_of_a_handler(error):  # a cell's own time limit, say: nothing was taken
                 raise
@@ -268,6 +308,20 @@ class Link:
                 self._dispatch(frame)
         except ProtocolError:
             os._exit(70)
+
+    def _look(self) -> bytes | None:
+        """What comes within the next microseconds; None where nothing does, or the blocking call has to tell why."""
+        began = _now()
+        while _now() - began < _LOOK_SECONDS:
+            try:
+                return self._socket.recv(self._reader.wanted, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                if _is_of_a_handler(error):
+                    raise
+                return None
+        return None
 
     def _dispatch(self, frame: Frame) -> None:
         kind = frame.header["t"]

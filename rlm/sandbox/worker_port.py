@@ -84,10 +84,11 @@ class CellThreads:
 
 
 class WorkerPort:
-    """The `Port` of a worker's REPL."""
+    """The `Port` of a worker's REPL. `link` is set before the first cell."""
 
-    def __init__(self, link: Link, threads: CellThreads) -> None:
-        self._link = link
+    link: Link
+
+    def __init__(self, threads: CellThreads) -> None:
         self._threads = threads
         self._numbers = itertools.count(1)
 
@@ -97,7 +98,7 @@ class WorkerPort:
         for group in cut_batch(requests):
             number = next(self._numbers)
             header, parts = pack_ask(self._threads.number, number, group)
-            answers += read_answers(_given(self._link.call(number, header, parts)))
+            answers += read_answers(_given(self.link.call(number, header, parts)))
         return answers
 
     async def ask_async(self, requests: Sequence[Request]) -> list[Answer]:
@@ -106,14 +107,14 @@ class WorkerPort:
         for group in cut_batch(requests):
             number = next(self._numbers)
             header, parts = pack_ask(self._threads.number, number, group)
-            answers += read_answers(_given(await self._link.call_async(number, header, parts)))
+            answers += read_answers(_given(await self.link.call_async(number, header, parts)))
         return answers
 
     def call_tool(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         self._check()
         number = next(self._numbers)
         header, parts = pack_tool(self._threads.number, number, name, args, kwargs)
-        return read_result(_given(self._link.call(number, header, parts)), pickle.loads)
+        return read_result(_given(self.link.call(number, header, parts)), pickle.loads)
 
     def _check(self) -> None:
         if not self._threads.current():

@@ -16,7 +16,9 @@ from posixpath import normpath, realpath
 from types import FrameType
 from typing import Any, NoReturn
 
+from rlm.confine import root
 from rlm.repl.compile import is_cell
+from rlm.sandbox.worker_paths import tell_lasting_paths
 from rlm.sandbox.worker_semaphores import replace_semaphores
 
 NETWORK = (
@@ -81,7 +83,9 @@ class Refusals:
     def scratch(self, scratch: str | None) -> None:
         own = (*_OWN, f"/proc/{_getpid()}/")
         devices = tuple(f"{path}/" for path in _DEVICES)
-        below = () if scratch is None else tuple({f"{path.rstrip('/')}/" for path in (scratch, realpath(scratch))})
+        # the folder that a linked one leads to gets another name with each fork; the kernel knows which is ours
+        real = () if scratch is None else (scratch, root.STORE if root.linked else realpath(scratch))
+        below = tuple({f"{path.rstrip('/')}/" for path in real})
         self._scratch = scratch
         self._may_write = below + devices + own
         self._may_read = self._read + self._may_write
@@ -251,6 +255,8 @@ def install(*, readable: Sequence[str], scratch: str | None, withheld: Mapping[s
     table = _make_table(refusals)
     explain_withheld(withheld)
     replace_semaphores(_refuse_process)
+    if root.linked and scratch is not None:
+        tell_lasting_paths()
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         # every `id(x)` comes here, and `in` is cheaper than a call of `get`

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from rlm.confine import apply, namespaces, privileges, root
 from rlm.sandbox import worker
 from rlm.sandbox.protocol import Frame, FrameReader
+from rlm.sandbox.worker_rehearsal import rehearse
 from rlm.sandbox.zygote_family import Birth, Family
 
 _MESSAGE_BYTES = 1 << 18
@@ -59,7 +60,8 @@ def _serve(control: socket.socket) -> Birth:
     except BaseException as error:  # noqa: BLE001 -- a package may raise anything; every worker's host must hear of it
         family.failure = f"{type(error).__name__}: {error}"
     gc.disable()  # a collection would touch, and so copy, every page that workers share
-    family.idle = _warm
+    family.warm = lambda: _warm(config["isolation"] != "none")
+    family.with_hooks = bool(config["preload"] or config["context"])
     return family.serve()
 
 
@@ -119,9 +121,11 @@ def _read_all(control: socket.socket) -> Frame:
     raise EOFError("the host has gone")
 
 
-def _warm() -> None:
+def _warm(confined: bool) -> None:
     for name in _WARM:
         __import__(name)
+    worker.prepare(confined)
+    rehearse()  # what the interpreter learns of our code, every worker knows then
     gc.collect()
     gc.freeze()
 

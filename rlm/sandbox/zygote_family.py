@@ -7,6 +7,7 @@ a race, and a message from any thread or loop of the host needs no answer.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` wraps each call in enum conversions
 import array
 import fcntl
 import gc
@@ -16,13 +17,12 @@ import resource
 import select
 import signal
 import socket
-import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rlm.confine import namespaces, rlimits, root
 from rlm.confine.apply import Report, Surroundings, confine
+from rlm.confine.syscalls import check, libc
 from rlm.sandbox.zygote_forks import Forks
 from rlm.sandbox.zygote_orders import GRANT, INTERRUPT, INTERRUPTED, REVOKE, SPARE_FD, WORKER_FD
 from rlm.sandbox.zygote_removal import remove_tree
@@ -35,7 +35,6 @@ _MANY_FDS = 16384
 
 _MESSAGE_BYTES = 1 << 16
 _IDLE_SECONDS = 0.05
-_LATER_SECONDS = 0.01  # in which the worker that was taken from a pool has the machine for itself
 _TEXT_BYTES = 4000
 _DESCRIPTORS = 4
 _IN = select.POLLIN | select.POLLHUP
@@ -62,13 +61,16 @@ class Family:
     def __init__(self, control: socket.socket, surroundings: Surroundings) -> None:
         self.failure = ""
         """Why no worker can be had; told to everyone who asks for one."""
-        self.idle: Callable[[], None] | None = None
-        """Called once when there is nothing to do."""
+        self.with_hooks = False
+        """Whether modules are loaded whose hooks have to run in every fork."""
+        self.warm: Callable[[], None] | None = None
+        """Called once, when the first worker is there and nothing is to be done or a second one is wanted: the first
+        shall not wait for it, and the second, and all after it, are cheaper by more than it takes."""
+        self._any_born = False
         self._control = control
         self._surroundings = surroundings
         self._poll = select.epoll()
         self._members: dict[int, Member] = {}
-        self._later: deque[tuple[float, dict[str, Any], socket.socket, socket.socket]] = deque()
         self._handlers: dict[int, Callable[[], Birth | None]] = {}
         self._forks = Forks(self._watch, self._forget, self._adopt)
         self._heard, self._told = socket.socketpair()
@@ -82,26 +84,19 @@ class Family:
     def serve(self) -> Birth:
         """Work until the host has gone. Returns in a forked worker only."""
         while True:
-            ready = self._poll.poll(self._patience())
-            if not ready and not self._later and self.idle:
-                idle, self.idle = self.idle, None
-                idle()
+            ready = self._poll.poll(_IDLE_SECONDS if self.warm and self._any_born else None)
+            if not ready:
+                self._warm_once()
             for fd, _ in ready:
                 handler = self._handlers.get(fd)  # None: an earlier event of this turn has ended it
                 birth = handler() if handler is not None else None
                 if birth is not None:
                     return birth
-            if self._later and time.monotonic() >= self._later[0][0]:
-                _, plan, own, lifeline = self._later.popleft()
-                birth = self._spawn(plan, own, lifeline)
-                if birth is not None:
-                    return birth
 
-    def _patience(self) -> float | None:
-        """How long to wait for something to happen, in seconds."""
-        if self._later:
-            return max(0.0, self._later[0][0] - time.monotonic())
-        return _IDLE_SECONDS if self.idle else None
+    def _warm_once(self) -> None:
+        if self.warm is not None and self._any_born:
+            warm, self.warm = self.warm, None
+            warm()
 
     def _watch(self, fd: int, handler: Callable[[], Birth | None]) -> None:
         self._handlers[fd] = handler
@@ -130,12 +125,10 @@ class Family:
             own.close()
             lifeline.close()
             return None
-        if order["later"]:
-            self._later.append((time.monotonic() + _LATER_SECONDS, order, own, lifeline))
-            return None
         return self._spawn(order, own, lifeline)
 
     def _spawn(self, plan: dict[str, Any], own: socket.socket, lifeline: socket.socket) -> Birth | None:
+        self._warm_once()
         scratch = None
         try:
             if plan["folder"] and self._surroundings.no_namespaces:
@@ -143,7 +136,7 @@ class Family:
 
                 scratch = plan["scratch"] = tempfile.mkdtemp(prefix="rlm-", dir=plan["folder"])
             kin, theirs = socket.socketpair()
-            pid = os.fork()
+            pid = self._fork()
         except OSError as error:
             _tell(lifeline, _text(f"no worker can be forked: {error}"))
             own.close()
@@ -155,17 +148,26 @@ class Family:
             for sock in (kin, lifeline):
                 sock.detach()  # else its end would close the number, which is somebody else's by then
             return self._become_worker(plan, own, theirs)
+        self._any_born = True
         own.close()
         theirs.close()
         self._adopt(pid, lifeline, scratch)
         self._forks.expect(pid, kin)
         return None
 
+    def _fork(self) -> int:
+        if self.with_hooks:
+            return os.fork()
+        # What Python does around a fork is for programs with threads, and for modules that registered a hook: 1 ms in
+        # the child. Here is one thread, and all modules are our own or the standard library's: the worker makes its
+        # random numbers anew itself.
+        return check(libc.fork(), "fork")
+
     def _become_worker(self, plan: dict[str, Any], own: socket.socket, kin: socket.socket) -> Birth:
         report, failure = Report(), ""
         try:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _signal.set_wakeup_fd(-1)
+            _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
             self._poll.close()
             spare = os.open(os.devnull, os.O_RDWR)
             wanted = {own.detach(): WORKER_FD, spare: SPARE_FD, kin.detach(): _KIN_FD}
@@ -194,9 +196,8 @@ class Family:
         os.closerange(low, os.sysconf("SC_OPEN_MAX"))
         for member in self._members.values():
             member.lifeline.detach()
-        for sock in (self._control, self._heard, self._told, *(s for order in self._later for s in order[2:])):
+        for sock in (self._control, self._heard, self._told):
             sock.detach()
-        self._later.clear()
         self._forks.drop()
         self._members.clear()
         self._handlers.clear()

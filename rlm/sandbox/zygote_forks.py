@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import itertools
 import os
 import select
 import signal
@@ -18,11 +19,12 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from rlm.confine import notify
+from rlm.confine import notify, root
 from rlm.sandbox.zygote_orders import BORN, SPARE_FD
 from rlm.sandbox.zygote_removal import remove_tree
 
 _GRANTED = 2  # descriptors with a grant
+_LISTED = 1000  # names of a store
 
 Handler = Callable[[], None]
 
@@ -203,25 +205,22 @@ class Forks:
         """Remove what a worker has left in the store that it shared with another one, in a process beside."""
         if store < 0:
             return
-        left = f"/proc/self/fd/{store}/{pid}"
-        try:
-            os.rmdir(left)
-        except FileNotFoundError:
+        left = _left_by(pid, f"/proc/self/fd/{store}/{root.FOLDERS}")
+        if not left:
             return
-        except OSError:
-            try:
-                helper = os.fork()
-            except OSError:  # no more processes: it goes with the store
-                return
-            if helper:
-                self.know(helper)
-                return
-            try:
-                gc.disable()
-                if not os.path.islink(left):
-                    remove_tree(left)
-            finally:
-                os._exit(0)
+        try:
+            helper = os.fork()
+        except OSError:  # no more processes: it goes with the store
+            return
+        if helper:
+            self.know(helper)
+            return
+        try:
+            gc.disable()
+            for folder in left:
+                remove_tree(folder)
+        finally:
+            os._exit(0)
 
     def drop(self) -> None:
         """In a worker: the descriptors have been closed, their objects go."""
@@ -234,6 +233,19 @@ class Forks:
         self._grants.clear()
         self._lines.clear()
         self._known.clear()
+
+
+def _left_by(pid: int, folders: str) -> list[str]:
+    """A process's folders that are not empty; the empty ones are removed. A cell can have made any number of them."""
+    left = []
+    with contextlib.suppress(OSError), os.scandir(folders) as entries:
+        for entry in itertools.islice(entries, _LISTED):
+            if entry.name.startswith(f"{pid}-") and entry.is_dir(follow_symlinks=False):
+                try:
+                    os.rmdir(entry.path)
+                except OSError:
+                    left.append(entry.path)
+    return left
 
 
 def _is_our_child(pid: int) -> bool:

@@ -10,6 +10,9 @@ REVOKE = b"r"
 BORN = b"b"
 """The zygote has seen the process that a grant was for."""
 
+BIRTH = 0
+"""The number of the one reply that a worker gives unasked, as soon as it can: how far its confinement went."""
+
 WORKER_FD = 3
 """In a worker: its own socket."""
 SPARE_FD = 4

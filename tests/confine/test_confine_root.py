@@ -267,6 +267,27 @@ def test_nothing_in_a_scratch_directory_can_be_run(user: int) -> None:
     assert in_root(lambda: wait_for(worker), user, LIBRARIES) == "EACCES"
 
 
+def test_folders_of_a_store_are_reached_by_their_names_alone_which_cannot_be_listed_and_change(user: int) -> None:
+    def worker() -> Any:
+        namespaces.enter_worker()
+        root.mount_scratch(MIB)
+        privileges.set_no_new_privs()
+        privileges.drop_capabilities()
+        if not root.linked:
+            return None
+        store, folders, before = root.STORE, f"{root.STORE}/{root.FOLDERS}", root.find_scratch()
+        listed = [failure(lambda: os.listdir(folders)), os.listdir(store)]
+        moved = [failure(lambda: os.rename(folders, f"{store}/new")), failure(lambda: os.mkdir(f"{store}/new"))]
+        Path(before, "file").touch()
+        root.move_scratch()
+        return [*listed, *moved, failure(lambda: os.stat(before)), os.listdir("/tmp"), os.listdir(root.find_scratch())]
+
+    told = in_root(lambda: wait_for(worker), user)
+    if told is None:
+        pytest.skip("there is no /proc for a link to lead through")
+    assert told == ["EACCES", [root.FOLDERS], "EACCES", "EACCES", "ENOENT", ["file"], ["file"]]
+
+
 def test_a_folder_of_the_host_below_the_scratch_directory_stays_visible_and_read_only(host: Path, user: int) -> None:
     if host.parts[:2] != ("/", "tmp"):
         pytest.skip("the temporary files are elsewhere")

@@ -8,6 +8,7 @@ import decimal
 import json
 import math
 import sys
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -122,6 +123,74 @@ def test_a_forged_value_that_is_too_deep_is_refused_as_well(depth: int) -> None:
     for spec, blob in (({"k": "json", "v": value}, None), ({"k": "jsonb"}, text.encode())):
         with pytest.raises(ValueError, match="too deeply"):
             decode_value(spec, blob)
+
+
+MARKS = st.sampled_from(['a,"b"', "[{", "\\", '\\"', "[,", "", ",\ud800ä"])
+MARKED = st.recursive(
+    st.none() | st.integers(0, 9) | MARKS,
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(MARKS, inner, max_size=5),
+    max_leaves=30,
+).map(lambda value: [value, "x" * 1000])
+
+
+@given(MARKED, st.integers(1, 60), st.integers(1, 9))
+def test_both_sides_agree_how_many_members_are_too_many(value: Any, most: int, chunk: int) -> None:
+    """Commas and brackets within texts are no members."""
+    spec, blob = encode_value(value)
+    assert spec["k"] == "jsonb"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(portable, "MAX_MEMBERS", most)
+        patch.setattr(portable, "_CHUNK_BYTES", chunk)
+        try:
+            encode_value(value)
+            is_portable = True
+        except rlm.ValueNotPortable as refused:
+            assert f"over {most} members" in str(refused)
+            is_portable = False
+        try:
+            assert decode_value(spec, blob) == value
+            is_read = True
+        except ValueError:
+            is_read = False
+    assert is_portable == is_read
+
+
+def members(value: Any) -> int:
+    if not isinstance(value, (list, dict)):
+        return 0
+    inner = value.values() if isinstance(value, dict) else value
+    return (len(value) or 1) + sum(map(members, inner))
+
+
+@given(MARKED, st.booleans(), st.integers(1, 9))
+def test_members_are_counted_wherever_their_text_is_cut(value: Any, ascii_only: bool, chunk: int) -> None:
+    blob = json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(portable, "_CHUNK_BYTES", chunk)
+        assert portable.count_members(blob) == members(value)
+
+
+def test_two_million_members_cross_and_no_more() -> None:
+    assert len(there_and_back([0] * 2_000_000)) == 2_000_000
+    for value in ([0] * 2_000_001, [[]] * 1_000_001, [[0] * 1_000_000] * 2):
+        with pytest.raises(rlm.ValueNotPortable, match="over 2,000,000 members"):
+            encode_value(value)
+
+
+@pytest.mark.parametrize(
+    "blob",
+    [b"[" + b"[]," * 9_000_000 + b"0]", b"[" + b'{",":{}},' * 3_500_000 + b"0]", b"[" + b'"",' * 9_000_000 + b"0]",
+     b"[" + b'",",' * 7_000_000 + b"0]", b"[0" + b" " * (64 << 20) + b"]"],
+    ids=["lists", "dicts", "texts", "commas", "spaces"],
+)  # fmt: skip
+def test_a_forged_value_that_is_too_large_is_refused_before_it_is_built(blob: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"members|bytes"):
+            decode_value({"k": "jsonb"}, blob)
+        assert tracemalloc.get_traced_memory()[1] < 5 * len(blob)
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_would_be_written_many_times_over_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:

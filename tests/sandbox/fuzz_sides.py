@@ -14,13 +14,12 @@ from fuzz_strategies import MISSING, Ask, Done, Drop, Frame, Tool, packed
 
 import rlm
 from rlm.bridge.pure_async import PureAsyncBridge
-from rlm.core.cell import CellResult
 from rlm.core.query import Completion, Request
 from rlm.models.answerer import Answerer
 from rlm.models.base import Model
 from rlm.models.limit import ConcurrencyLimit
 from rlm.sandbox import desk
-from rlm.sandbox.conversation import Conversation, Worker
+from rlm.sandbox.conversation import Worker
 from rlm.sandbox.lifeline import WorkerProcess
 from rlm.sandbox.protocol import FrameReader
 from rlm.sandbox.zygote_orders import INTERRUPT, INTERRUPTED
@@ -80,12 +79,6 @@ class FakeWorker:
         while self.alive:
             await anyio.wait_readable(self.lifeline)
             self._hear()
-
-    def catch_up(self) -> None:
-        """Obey what was ordered and has not been seen, between two cells."""
-        with contextlib.suppress(BlockingIOError):
-            while self.alive:
-                self._hear()
 
     def _hear(self) -> None:
         if self.lifeline.recv(1) == INTERRUPT:
@@ -186,37 +179,6 @@ def done(cell: int, changes: dict[str, Any] | None = None, parts: int = 6) -> by
     header = {"t": "done", "cell": cell, "status": "ok", "value": False, "error": False, "abandoned": 0}
     changed = {**header, **(changes or {})}
     return packed({key: value for key, value in changed.items() if value != MISSING}, [b"x" * 400] * parts)
-
-
-class Talk(Conversation):
-    """A conversation that knows when its exchange is over."""
-
-    over = False
-
-    async def run(self, code: str) -> CellResult:
-        pump: Any = self._worker.pump
-        exchange_of = pump.exchange
-
-        def watched(*callbacks: Callable[[], None]) -> Any:
-            exchange = exchange_of(*callbacks)
-            finish = exchange.finish
-
-            def finish_and_tell() -> None:
-                self.over = True
-                finish()
-
-            exchange.finish = finish_and_tell
-            return exchange
-
-        pump.exchange = watched
-        try:
-            return await super().run(code)
-        finally:
-            pump.exchange = exchange_of
-
-    def stop(self, why: str) -> None:
-        if not self.over:
-            super().stop(why)
 
 
 class World(Model):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +16,8 @@ from hypothesis import strategies as st
 
 import rlm
 from rlm.core.portable import MAX_DEPTH, decode_value
-from rlm.sandbox.calls import read_ask, read_tool
+from rlm.sandbox import calls
+from rlm.sandbox.calls import argument_bytes, pack_tool, read_ask, read_tool
 from rlm.sandbox.outcome import read_outcome
 from rlm.sandbox.protocol import HEAD, MAX_HEADER_BYTES, Frame, FrameReader, ProtocolError
 from rlm.sandbox.question import check_reply, reply_value
@@ -66,6 +69,7 @@ def test_each_piece_brings_what_it_completes_however_the_stream_is_cut(data: byt
             broken = read_on(reader, piece, found)
             assert (found, broken) == expected(arrived)
             if broken:
+                assert read_on(reader, packed({"t": "x"}), [])  # whatever comes then, and however
                 break
 
 
@@ -126,8 +130,26 @@ def test_the_parts_of_a_blob_are_all_of_it_or_refused(drawn: tuple[Any, bytes]) 
     assert b"".join(parts) == blob
 
 
+def peak_of(work: Callable[[], Any]) -> int:
+    """Bytes at most in use while this is done, which may be refused."""
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(ProtocolError):
+            work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_header_full_of_empty_parts_costs_little() -> None:
+    (frame,) = FrameReader(0).feed(framed(b'{"t":"ask","b":[' + b"0," * 500_000 + b"0]}"))
+    assert peak_of(frame.parts) < 1 << 20
+    with pytest.raises(ProtocolError, match="500,001 parts"):
+        frame.parts()
+
+
 def received(header: dict[str, Any], parts: list[bytes]) -> Frame:
-    (frame,) = FrameReader(1 << 20).feed(packed(header, parts))
+    (frame,) = FrameReader(1 << 24).feed(packed(header, parts))
     return frame
 
 
@@ -173,6 +195,52 @@ def test_what_is_read_of_a_tools_call_is_what_was_sent(header: dict[str, Any], p
     except Exception:
         return
     assert (len(args), set(kwargs)) == (len(frame.header["args"]), set(frame.header["kwargs"]))
+
+
+COSTLY = {
+    "lists": [[[]] * 20_000],
+    "dicts": [[{"a": {}}] * 20_000],
+    "deep": [[functools.reduce(lambda inner, _: {"a": inner}, range(90), 1)] * 200],
+    "numbers": [list(range(300, 40_000))],
+    "texts": ["x" * 500_000, "x,[{" * 500_000, "ä" * 100_000],
+    "short_texts": [["ab"] * 40_000],
+    "many": [[1] * 600] * 50,
+    "forged": [[{}] * 100_000],
+    "small": [[]] * 20_000,
+}
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_what_the_arguments_of_a_call_cost_is_known_before_they_are_read(name: str) -> None:
+    header, parts = pack_tool(1, 1, "tool", COSTLY[name], {})
+    if name == "forged":  # no worker puts so much into a header
+        header["args"] = [{"k": "json", "v": value} for value in COSTLY[name]]
+        parts.clear()
+    most = argument_bytes(received(header, parts))
+    tracemalloc.start()
+    try:
+        arguments = read_tool(received(header, parts))
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert arguments == (COSTLY[name], {})
+    assert held < most
+
+
+@pytest.mark.parametrize("arguments", [["x" * 2000] * 10_001, [[0] * 1_200_000] * 2], ids=["texts", "members"])
+def test_arguments_that_are_too_much_together_are_refused_on_both_sides(
+    arguments: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(rlm.ValueNotPortable, match="the arguments of tool"):
+        pack_tool(1, 1, "tool", arguments, {})
+    pack_tool(1, 1, "tool", arguments[:1], {})
+    monkeypatch.setattr(calls, "MAX_PARTS", 1 << 60)
+    monkeypatch.setattr(calls, "_members", lambda *_: 0)
+    header, parts = pack_tool(1, 1, "tool", arguments, {})
+    monkeypatch.undo()
+    (frame,) = FrameReader(1 << 30).feed(packed(header, parts))
+    with pytest.raises(ProtocolError):
+        read_tool(frame)
 
 
 END = {"status": "ok", "value": True, "error": True, "abandoned": 0}

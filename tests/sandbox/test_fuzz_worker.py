@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import signal
 import socket
 import struct
@@ -52,7 +53,10 @@ while True:
         interrupts = Interrupts()
         link = Link(socket.socket(fileno=line[0]), interrupts)
         try:
-            Worker(link, interrupts, settings, birth).serve()
+            worker = Worker(False)
+            worker.begin(link, interrupts, birth)
+            worker._set_up(settings)
+            worker.serve()
         except BaseException:
             os._exit(1)
     os.close(line[0])
@@ -124,6 +128,10 @@ class Host:
                     if not _NUMBER_HERE.unpack(fcntl.ioctl(self._line, termios.TIOCOUTQ, bytes(4)))[0]:
                         break
                     os.sched_yield()
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, in which nothing may come."""
+        assert not select.select([self._line], [], [], seconds)[0]
 
     def next_ask(self) -> tuple[str, int]:
         """The prompt and the id of the next query of cell 77."""
@@ -319,3 +327,52 @@ def test_a_malformed_answer_costs_its_cell_only(mother: Mother, name: str, data:
         frame = host.next("done", "cell", 78)
         assert frame is not None
         assert bytes(frame.parts()[2]) == b"'<b>'"
+
+
+ALARM = """
+import signal, threading, time
+class Late(Exception): pass
+def late(*_): raise Late
+signal.signal(signal.SIGALRM, late)
+out = []
+def ask(): time.sleep(0.1); out.append(llm_query('b'))
+thread = threading.Thread(target=ask)
+thread.start()
+signal.setitimer(signal.ITIMER_REAL, 0.3)
+try: llm_query('a')
+except Late: print('late')
+thread.join(3)
+out
+"""
+
+
+def test_a_call_that_a_handler_leaves_lets_another_thread_read(mother: Mother) -> None:
+    """The main thread reads for both when its alarm comes; nobody else would, were the other one not woken."""
+    with mother.forked() as host:
+        host.send(cell(77, ALARM))
+        asked = dict(host.next_ask() for _ in "ab")
+        host.wait(0.5)
+        host.send(answer(asked["b"], "<b>"))
+        end = host.next("done", "cell", 77)
+        assert end is not None
+        assert [bytes(part) for part in end.parts()[:3:2]] == [b"late\n", b"['<b>']"]
+
+
+GATHER = """
+import asyncio
+answers = await asyncio.gather(*[llm_query_async('x' * 500) for _ in range(2000)])
+len(answers), {len(answer) for answer in answers}
+"""
+
+
+def test_a_worker_whose_host_does_not_read_reads_on(mother: Mother) -> None:
+    """Its questions fill the line while as much is on its way to it: one of the two has to read."""
+    text = "x" * 20_000
+    with mother.forked() as host:
+        host.send(cell(77, GATHER))
+        for _ in range(4):
+            asked = [host.next_ask()[1] for _ in range(500)]
+            host.send(b"".join(answer(number, text) for number in asked))
+        end = host.next("done", "cell", 77)
+        assert end is not None
+        assert bytes(end.parts()[2]) == b"(2000, {20000})"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from environment.env_sides import HANG_SECONDS, Side, echo, run
+from environment.env_sides import HANG_SECONDS, Side, echo, run, until
 
 import rlm
 from rlm.sandbox import launch
@@ -186,6 +186,22 @@ def test_a_worker_that_never_reads_cannot_hold_its_host(process_side: Side) -> N
                          cell_timeout=0.5)  # fmt: skip
     assert result.status == "killed"
     assert len(result.queries) <= 3000
+
+
+@pytest.mark.usefixtures("hostile")
+def test_a_worker_that_floods_its_host_between_two_cells_is_replaced() -> None:
+    async def main() -> None:
+        env = Side("process/pure_async").open(echo, "done()\n[send({'t': 'x', 'pad': 'x' * 100}) for _ in range(3000)]")
+        async with asyncio.timeout(HANG_SECONDS), env:
+            assert (await env.execute_async("1")).status == "ok"
+            sandbox: Any = env._sandbox
+            flooding = sandbox._worker
+            await until(lambda: flooding.channel.broken)
+            result = await env.execute_async("1")
+            assert (result.status, "all variables are lost" in result.notice) == ("ok", True)
+            assert sandbox._worker is not flooding
+
+    run(main)
 
 
 @pytest.mark.usefixtures("hostile")

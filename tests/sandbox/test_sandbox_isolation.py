@@ -14,8 +14,9 @@ import pytest
 from environment.env_sides import Side, echo, run
 
 import rlm
+from rlm.errors import IsolationWarning
 from rlm.sandbox import isolation
-from rlm.sandbox.isolation import IsolationWarning, choose_isolation, judge, read_report
+from rlm.sandbox.isolation import choose_isolation, judge, read_report
 
 REFUSE = Path(__file__).parents[1] / "hostile" / "refuse_namespaces.py"
 STEPS = ("namespaces", "private root", "scratch", "threads", "rlimits", "no_new_privs", "landlock", "capabilities",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from environment.env_sides import HANG_SECONDS, Side, below, echo, has_ended, run, run_on, until, worker_pids
 
 import rlm
+from rlm.repl.repl import Repl
 from rlm.sandbox.launch import Zygote
 
 
@@ -278,6 +280,73 @@ def test_a_forked_host_forgets_pool_and_environments_and_builds_its_own(end: str
     )  # fmt: skip
     assert done.stdout.split() == ["True", "True", "'mine'", "1"], done.stderr
     assert done.returncode == 0
+
+
+def test_workers_of_a_zygote_draw_different_random_numbers_and_know_their_own_thread(process_side: Side) -> None:
+    async def main() -> None:
+        async with rlm.WorkerPool(1) as pool:
+            drawn = set()
+            for _ in range(4):
+                async with process_side.open(echo, pool=pool) as env:
+                    drawn.add((await env.execute_async("import random\nrandom.random()")).value)
+                    same = "import threading\nthreading.main_thread().native_id == threading.get_native_id()"
+                    assert (await env.execute_async(same)).value == "True"
+            assert len(drawn) == 4
+
+    run(main)
+
+
+def test_a_hook_that_a_preloaded_module_registers_for_forks_runs_in_every_worker(
+    process_side: Side, tmp_path: Path
+) -> None:
+    hook = "import os\nran = []\nos.register_at_fork(after_in_child=lambda: ran.append(os.getpid()))"
+    (tmp_path / "hooked.py").write_text(hook)
+
+    async def main() -> None:
+        async with rlm.WorkerPool(0, preload=["hooked"], read_paths=[tmp_path]) as pool:
+            for _ in range(2):
+                async with process_side.open(echo, pool=pool) as env:
+                    seen = await env.execute_async("import hooked, os\nhooked.ran[-1:] == [os.getpid()]")
+                    assert seen.value == "True", seen.to_text()
+
+    run(main)
+
+
+def test_the_settings_of_an_environment_are_those_of_its_worker_however_it_was_made(process_side: Side) -> None:
+    async def main() -> None:
+        async with rlm.WorkerPool(1) as pool:
+            async with process_side.open(echo, pool=pool) as usual:
+                assert (await usual.execute_async("print('x' * 2000)")).stdout == "x" * 2000 + "\n"
+            given = rlm.Limits(output_chars=1000, prompt_bytes=10)
+            tools = {"double": lambda n: 2 * n}
+            async with process_side.open(echo, pool=pool, limits=given, tools=tools, max_tokens=7) as env:
+                assert "characters" in (await env.execute_async("print('x' * 2000)")).stdout
+                assert (await env.execute_async("double(21)")).value == "42"
+                assert (await env.execute_async("llm_query('a')")).value == "'<a 7>'"
+                assert (await env.execute_async("llm_query('a' * 11)")).error is not None
+
+    run(main)
+
+
+def test_what_the_host_sets_by_default_is_what_a_waiting_worker_was_made_for() -> None:
+    """Else every environment would pay for another REPL."""
+    usual = Repl.__init__.__kwdefaults__
+    limits = rlm.Limits()
+    assert (usual["output_chars"], usual["prompt_bytes"]) == (limits.output_chars, limits.prompt_bytes)
+    environment = inspect.signature(rlm.AsyncRLMReplEnvironment).parameters
+    assert all(usual[name] == environment[name].default for name in ("max_tokens", "query_errors"))
+
+
+def test_too_many_read_paths_are_told_in_a_line_and_leave_no_process(tmp_path: Path) -> None:
+    folders = [tmp_path / f"{'a' * 200}{n}" for n in range(1200)]
+    for folder in folders:
+        folder.mkdir()
+    with (
+        pytest.raises(rlm.UsageError, match="1,200 read_paths"),
+        rlm.RLMReplEnvironment(echo, read_paths=folders) as env,
+    ):
+        env.execute("1")
+    assert below() == []
 
 
 HOST = """

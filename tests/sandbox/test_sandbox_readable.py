@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+import rlm
 from rlm.errors import UsageError
 from rlm.sandbox.editable import NAMES, list_modules
-from rlm.sandbox.readable import Readable, _loader_folders, readable
+from rlm.sandbox.readable import Readable, _loader_folders, _without_nested, readable
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = textwrap.dedent(
@@ -282,6 +283,30 @@ def test_no_folder_is_listed_twice_nor_with_one_around_it_on_the_same_file_syste
     for folder in folders:
         around = [f for f in folders if f != folder and f"{folder}/".startswith(f"{f}/")]
         assert all(os.stat(f).st_dev != os.stat(folder).st_dev for f in around), folder
+
+
+def test_very_many_folders_are_looked_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # in one look at each pair of them it would take minutes, and end at the test's time limit
+    top = [f"/top-{n}" for n in range(30_000)]
+    nested = [f"{path}/a/b" for path in top[::2]]
+    mounted = [f"{path}/a/mounted" for path in top[::3]]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", lambda path: os.stat_result((0, 0, len(path.partition("mounted")[1]), *[0] * 7)))
+        found = _without_nested([*nested, *top, *mounted])
+    assert found == (*top, *mounted)
+
+
+@pytest.mark.parametrize("name", ["meminfo", "cpuinfo", "stat", "loadavg", "uptime", "self/status"])
+def test_of_proc_python_says_what_the_kernel_says(name: str) -> None:
+    code = f"import ctypes, os\nctypes.CDLL(None).open(b'/proc/{name}', os.O_RDONLY) < 0"
+    with rlm.RLMReplEnvironment(lambda prompt: prompt) as env:
+        assert env.execute("1").ok
+        refused = env.execute(code).value
+        result = env.execute(f"open('/proc/{name}').close()")
+        assert refused == str(name != "self/status") == str(not result.ok)
+        fallback = f"try: open('/proc/{name}').close()\nexcept FileNotFoundError: pass"
+        # libraries that look for it and find none go on without
+        assert env.execute(fallback).ok or not env.enforced["scratch"].held
 
 
 def test_a_folder_with_very_many_modules_is_read_only_so_far(tmp_path: Path) -> None:
