@@ -17,6 +17,7 @@ _HOMES = {
     "Completion": "rlm.core.query",
     "Enforced": "rlm.core.enforced",
     "Final": "rlm.core.cell",
+    "IsolationWarning": "rlm.errors",
     "LLMQueryError": "rlm.errors",
     "Limits": "rlm.core.limits",
     "Model": "rlm.models.base",
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from rlm.core.query import Request as Request
     from rlm.core.query import Usage as Usage
     from rlm.environment import AsyncRLMReplEnvironment as AsyncRLMReplEnvironment
+    from rlm.errors import IsolationWarning as IsolationWarning
     from rlm.errors import LLMQueryError as LLMQueryError
     from rlm.errors import ModelError as ModelError
     from rlm.errors import QueryRefused as QueryRefused

@@ -67,6 +67,14 @@ class SandboxUnavailable(SandboxError):
         return type(self), (self.missing, self.repair)
 
 
+class IsolationWarning(UserWarning):
+    """Cells run with fewer protections than there should be, as `isolation="best"` allows.
+
+    Its text names each gap with its reason, and the repair. Told once for the same gaps in a process; the `enforced` of
+    every environment and result says the same at any time.
+    """
+
+
 class LLMQueryError(RLMError):
     """A query failed. Raised by `llm_query` in the cell; `.answer` is the failed answer."""
 

@@ -105,7 +105,7 @@ async def _run_with(setup: Setup, job: Job, clock: RunClock, models: tuple[Model
         model=model,
         query=job.query,
         system=_system_prompt(setup, job, recursion),
-        first_message=prompts.build_first_message(job.query, job.context),
+        first_message=prompts.build_first_message(job.query, _context_of(setup, job)),
         run_id=uuid.uuid4().hex,
         limits=job.limits,
         max_turns=setup.max_turns,
@@ -164,9 +164,14 @@ class ChildRuns(Model):
         return Completion(result.answer, request.model or self.name, result.usage, "stop")
 
 
+def _context_of(setup: Setup, job: Job) -> Any:
+    """What `context` will be in the run's environment."""
+    return setup.pool.context if job.context is None and setup.pool is not None else job.context
+
+
 def _system_prompt(setup: Setup, job: Job, recursion: bool) -> str:
     if isinstance(setup.system_prompt, str):
         return setup.system_prompt
     if setup.system_prompt is not None:
-        return setup.system_prompt(job.query, job.context)
+        return setup.system_prompt(job.query, _context_of(setup, job))
     return prompts.build_system_prompt(recursion=recursion, output_chars=OBSERVATION_CHARS, tools=setup.tools)

@@ -102,7 +102,7 @@ def _look_at_flag(report: _Report) -> None:
 
 def _look_at_sandboxes(report: _Report) -> None:
     from rlm.cli.doctor_confinement import look_at_confinement
-    from rlm.sandbox.isolation import IsolationWarning
+    from rlm.errors import IsolationWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", IsolationWarning)  # every gap is a finding of its own

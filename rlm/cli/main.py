@@ -82,7 +82,7 @@ def _run(command: ModuleType, args: argparse.Namespace) -> int:
         show = warnings.showwarning
 
         def say(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
-            from rlm.sandbox.isolation import IsolationWarning
+            from rlm.errors import IsolationWarning
 
             if issubclass(category, IsolationWarning):
                 print(f"rlm: warning: {message}", file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from rlm.confine import namespaces
 from rlm.core.enforced import Enforced, Protection
-from rlm.errors import SandboxUnavailable, UsageError
+from rlm.errors import IsolationWarning, SandboxUnavailable, UsageError
 
 Isolation = Literal["full", "best", "none"]
 VARIABLE = "RLM_ISOLATION"
@@ -53,10 +53,6 @@ _LABELS = {
 
 
 _told: set[str] = set()  # names of gaps: every worker would say the same again
-
-
-class IsolationWarning(UserWarning):
-    """Cells run with fewer protections than there should be, as `isolation="best"` allows."""
 
 
 def choose_isolation(given: str | None) -> Isolation:

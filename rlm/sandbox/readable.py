@@ -196,11 +196,16 @@ def _with_real_paths(paths: Iterable[str]) -> tuple[str, ...]:
 
 def _without_nested(folders: Sequence[str]) -> tuple[str, ...]:
     """Without those that another brings along; one on a file system of its own has to be mounted by itself."""
-
-    def brought(path: str, by: str) -> bool:
-        return path != by and _is_below(path, [by]) and os.stat(path).st_dev == os.stat(by).st_dev
-
-    return tuple(path for path in folders if not any(brought(path, by) for by in folders))
+    nested: set[str] = set()
+    above: list[tuple[str, str, int]] = []  # the folders around the last one, outermost first: text, path, file system
+    for text, path in sorted((f"{path.rstrip('/')}/", path) for path in folders):  # each before what lies in it
+        while above and not text.startswith(above[-1][0]):
+            above.pop()
+        device = os.stat(path).st_dev
+        if any(path != by and device == other for _, by, other in above):
+            nested.add(path)
+        above.append((text, path, device))
+    return tuple(path for path in folders if path not in nested)
 
 
 def _part(trees: Iterable[tuple[str, str, bool]], granted: Sequence[str]) -> tuple[dict[str, str], list[str]]:

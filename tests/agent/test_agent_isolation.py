@@ -61,3 +61,12 @@ def test_a_pool_serves_parents_and_children_and_has_their_isolation() -> None:
 def test_confinement_of_an_inline_agent_is_refused_when_it_is_made() -> None:
     with pytest.raises(UsageError, match="worker processes"):
         RLM(parent_and_child(), sandbox="inline", isolation="full", limits=Limits())
+
+
+def test_the_model_is_told_of_a_context_that_the_pools_workers_are_born_with() -> None:
+    def play(text: str) -> str:
+        assert "`context` is a str of 26 characters" in text
+        return "```repl\nFINAL(context[:3])\n```"
+
+    with WorkerPool(1, context="abcdefghijklmnopqrstuvwxyz") as pool:
+        assert RLM(ScriptedModel(play), pool=pool).completion("How does it begin?").answer == "abc"

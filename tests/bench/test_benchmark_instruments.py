@@ -31,7 +31,7 @@ from rlm import AsyncRLMReplEnvironment, WorkerPool
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
     # where the kernel cannot confine a worker, it is one all the same
-    pytest.mark.filterwarnings("ignore::rlm.sandbox.isolation.IsolationWarning"),
+    pytest.mark.filterwarnings("ignore::rlm.errors.IsolationWarning"),
 ]
 
 

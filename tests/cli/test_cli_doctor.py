@@ -78,7 +78,7 @@ async def enforced_here() -> rlm.Enforced:
         return env.enforced
 
 
-@pytest.mark.filterwarnings("ignore::rlm.sandbox.isolation.IsolationWarning")
+@pytest.mark.filterwarnings("ignore::rlm.errors.IsolationWarning")
 def test_every_protection_is_told_with_what_holds_it() -> None:
     found = findings(call("doctor").stdout)
     for name, protection in asyncio.run(enforced_here()).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import warnings
 from collections.abc import Awaitable, Callable
@@ -112,8 +113,11 @@ def has_ended(pid: int) -> bool:
 
 def below(pid: int | str = "self") -> list[int]:
     """The processes below a process, parents first."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    children = [int(child) for task in tasks for child in _read(task).split()]
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except OSError:  # it has ended meanwhile
+        return []
+    children = [int(child) for task in tasks for child in _read(Path(f"/proc/{pid}/task/{task}/children")).split()]
     return [found for child in children for found in (child, *below(child))]
 
 

@@ -120,6 +120,124 @@ def test_a_branch_explored_and_thrown_away_leaves_no_trace(roads: Roads) -> None
     run(main)
 
 
+AROUND = """
+import ctypes, os
+libc = ctypes.CDLL(None)
+def spoil():
+    '''Overwrite data in every folder but our own that can be found, without asking Python to open it.'''
+    own, reached, seen = os.stat('/tmp'), [], set()
+    places = [*known, '/tmp/..', '..', '/tmp/../..', '/scratch']
+    for pid in range(1, 100):
+        places += [f'/scratch/{pid}', f'/proc/{pid}/fd/200', f'/proc/{pid}/cwd', f'/proc/{pid}/root/tmp']
+    while places:
+        place = places.pop()
+        try:
+            found = os.stat(place)
+        except OSError:
+            continue
+        if os.path.samestat(found, own) or (found.st_dev, found.st_ino) in seen or found.st_dev != own.st_dev:
+            continue
+        seen.add((found.st_dev, found.st_ino))
+        file = libc.open(f'{place}/data'.encode(), os.O_WRONLY | os.O_TRUNC)
+        if file >= 0:
+            libc.write(file, b'EVIL', 4)
+        folder = libc.open(place.encode(), os.O_RDONLY | os.O_DIRECTORY)
+        below = [] if folder < 0 else [f'{place}/{name}' for name in os.listdir(folder)]
+        reached += [(place, file)] * (file >= 0)
+        places += below
+        for number in (file, folder):
+            number < 0 or os.close(number)
+        for target in (b'/tmp/taken', b'/scratch/moved'):
+            libc.rename(place.encode(), target)
+    return reached
+"""
+WHERE = "for folder in (os.readlink('/proc/self/fd/200'), os.getcwd()): known.append(folder)"
+
+
+def test_who_goes_around_python_reaches_the_files_of_no_branch_and_of_no_snapshot(process_side: Side) -> None:
+    async def main() -> None:
+        async with process_side.open(echo) as env:
+            await good(env, "1")
+            if not forks(env) or not env.enforced["scratch"].held:
+                pytest.skip("here each worker has a scratch directory apart, or none")
+            await good(env, AROUND + "known = []\nopen('/tmp/data', 'w').write('before')")
+            for _ in range(2):  # the second time with the copy of a copy
+                await good(env, WHERE)
+                async with await env.snapshot() as snapshot:
+                    assert snapshot.road == "fork", snapshot.why
+                    child = await env.fork()
+                    for one, other in ((child, env), (env, child)):
+                        await good(one, WHERE)
+                        assert await good(one, "spoil()") == "[]"
+                        assert await good(other, "open('/tmp/data').read()") == "'before'"
+                    await env.restore(snapshot)
+                    assert await good(env, "open('/tmp/data').read(), os.listdir('/tmp')") == "('before', ['data'])"
+                    file_system = "os.stat('/tmp').st_dev"  # of one family: all this went by forks
+                    assert await good(env, file_system) == await good(child, file_system)
+                    await child.aclose()
+
+    run(main)
+
+
+MAPPED = """
+import ctypes, os, tempfile
+libc = ctypes.CDLL(None)
+libc.mmap.restype, libc.mmap.argtypes = ctypes.c_void_p, [ctypes.c_void_p, *[ctypes.c_size_t] * 5]
+with open(tempfile.gettempdir() + '/data' if ON_FILE else '/dev/null', 'w+b') as file:
+    file.write(b'before')
+    file.flush()
+    shared = libc.mmap(None, 4096, 3, FLAGS, file.fileno() if ON_FILE else 2**64 - 1, 0)
+read = lambda: ctypes.string_at(shared, 1)
+"""
+
+
+@pytest.mark.parametrize(("on_file", "flags"), [(False, 0x21), (True, 0x01), (True, 0x02)])
+def test_memory_that_two_processes_would_share_is_named_as_the_reason(
+    process_side: Side, on_file: bool, flags: int
+) -> None:
+    code = MAPPED.replace("ON_FILE", str(on_file)).replace("FLAGS", str(flags))
+
+    async def main() -> None:
+        async with process_side.open(echo, limits=rlm.Limits(scratch_bytes=1 << 20)) as env:
+            await good(env, code)
+            child = await env.fork()
+            async with await env.snapshot() as snapshot:
+                assert snapshot.road == "replay"
+                assert not forks(env) or "is shared memory" in snapshot.why
+            await good(child, "ctypes.memset(shared, 33, 1)")
+            assert await good(env, "read() == b'!'") == "False"
+            await child.aclose()
+
+    run(main)
+
+
+def test_a_path_that_a_cell_has_kept_stays_right_in_every_branch(roads: Roads) -> None:
+    keep = (
+        "import os, pathlib\nopen('data', 'w').write('before')\n"
+        "kept = [os.path.abspath('data'), os.path.realpath('/tmp/data'), os.path.realpath(b'data'), '/tmp/data',"
+        " os.getcwd() + '/data', os.getcwdb() + b'/data',"
+        " pathlib.Path('data').resolve(), pathlib.Path('data').absolute()]"
+    )
+
+    async def main() -> None:
+        async with roads.side.open(echo, limits=rlm.Limits(scratch_bytes=1 << 20)) as env:
+            if await roads.prepare(env) == "fork" and not env.enforced["scratch"].held:
+                pytest.skip("no scratch directory is copied here")
+            await good(env, "1")
+            if not env.enforced["scratch"].held:
+                pytest.skip("a folder of the host's has its own name")
+            await good(env, keep)
+            child = await env.fork()
+            async with await env.snapshot() as snapshot:
+                await env.restore(snapshot)
+            for each in (env, child):
+                await good(each, "for path in kept: open(path, 'r+').write('after!')")
+                assert await good(each, "{os.fsdecode(path) for path in kept}") == "{'/tmp/data'}"
+            await child.aclose()
+
+    run(main)
+
+
 def test_what_a_branch_has_filled_is_free_again_when_it_is_thrown_away(process_side: Side) -> None:
     fill = "f = open('/tmp/big', 'wb')\nf.write(bytes(6 << 20))\nf.close()"
 

@@ -101,6 +101,7 @@ def frames():
         frame = frame.f_back
     return nonempty(found)
 def objects():
+    gc.unfreeze()
     texts = [o for o in gc.get_objects() if isinstance(o, (dict, list, tuple))]
     return nonempty([m for o in texts for v in (o.values() if isinstance(o, dict) else o)
                      if isinstance(v, (str, bytes))

@@ -19,6 +19,7 @@ def frame(header, *parts):
     text = json.dumps({**header, "b": [len(part) for part in parts]} if parts else header).encode()
     return struct.pack("!IQ", len(text), sum(map(len, parts))) + text + b"".join(parts)
 def find(kind):
+    gc.unfreeze()  # what the zygote made is not listed otherwise
     return next(thing for thing in gc.get_objects() if type(thing).__name__ == kind)
 number = int(re.search("-?[0-9]+", sys._getframe().f_code.co_filename)[0])
 """
@@ -326,7 +327,7 @@ for _ in range(20):
     _cell("send_removed", "type(find('Link')).send = lambda *_, **__: None", **LOST),
     _cell(
         "socket_class_patched",
-        "socket.socket.sendall = socket.socket.recv = lambda *_: b''",
+        "socket.socket.send = socket.socket.sendall = socket.socket.recv = lambda *_: b''",
         **LOST,
     ),
     _cell(
@@ -344,6 +345,7 @@ for _ in range(20):
     _cell(
         "every_object_of_the_runtime_emptied",
         """
+gc.unfreeze()  # what the zygote made is not listed otherwise
 for thing in gc.get_objects():
     if type(thing).__module__.startswith("rlm.") and hasattr(thing, "__dict__"):
         try:

@@ -241,6 +241,7 @@ except ToolError:
         "tools_that_do_not_exist",
         """
 import gc
+gc.unfreeze()
 port = next(thing for thing in gc.get_objects() if type(thing).__name__ == "WorkerPort")
 port.call_tool("os.system", ("id",), {})
 """,

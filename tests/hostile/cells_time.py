@@ -111,6 +111,7 @@ while True: pass
         "runtime_patched_to_ignore_interrupts",
         """
 import gc, sys
+gc.unfreeze()
 for thing in gc.get_objects():
     if type(thing).__name__ == "Interrupts":
         thing.may_raise = lambda: False

@@ -48,6 +48,8 @@ class Harness:
     def __init__(self, isolation: str, argument: str = "") -> None:
         self._isolation = os.environ["RLM_ISOLATION"] = isolation  # so that of further environments
         self._canaries = Canaries(argument)
+        if isolation == "none":  # these cells are to be caught: what they leave is not waited for
+            self._canaries.state.settle_seconds = 1.0
         self.enforced: Any = None
         self._bystander: Any = None
 
@@ -147,6 +149,15 @@ class Harness:
         limits = rlm.Limits(**{**LIMITS, **cell.limits})
         return rlm.AsyncRLMReplEnvironment(model, limits=limits, tools=tools, **given)
 
+    async def _names(self, env: rlm.AsyncRLMReplEnvironment, cell: HostileCell) -> str:
+        """What the host reads of the variables; a cell that may cost the worker may also cost it late."""
+        try:
+            return repr(await env.names_async())
+        except rlm.SandboxError as error:
+            if cell.state != "either":
+                raise
+            return repr(error)
+
     async def _run(self, cell: HostileCell, run: Run, wrong: list[str]) -> str:
         async with self._environment(cell, run.prompts, run.tool_calls) as env:
             prelude = await env.execute_async(PRELUDE)
@@ -161,7 +172,7 @@ class Harness:
             run.largest_growth = _resident_bytes() - memory
             run.after = await env.execute_async(FOLLOW_UP)
             wrong += self._judge(cell, run)
-            told = [repr(run), run.result.to_text(), repr(await env.names_async())]
+            told = [repr(run), run.result.to_text(), await self._names(env, cell)]
             if cell.after:
                 after = await env.execute_async(cell.after)
                 told.append(repr(after))

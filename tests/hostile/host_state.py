@@ -15,7 +15,6 @@ _SIGNALS = [
     getattr(signal, f"SIG{name}")
     for name in "TERM HUP USR1 USR2 IO URG ALRM QUIT WINCH CONT INT PIPE PROF VTALRM".split()
 ]
-_SETTLE_SECONDS = 15.0
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -25,6 +24,8 @@ class HostState:
     def __init__(self) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self._signals: list[str] = []
+        self.settle_seconds = 15.0
+        """How long what a cell has left behind may take to end by itself."""
         for number in _SIGNALS:
             signal.signal(number, lambda n, _: self._signals.append(signal.Signals(n).name))
         self.settle()
@@ -41,7 +42,7 @@ class HostState:
         now = _settings()
         found += [f"the host's {k} was {v}, is {now[k]}" for k, v in self._before.items() if now[k] != v]
         self._before = now
-        end = time.monotonic() + _SETTLE_SECONDS
+        end = time.monotonic() + self.settle_seconds
         while (left := self._left()) and time.monotonic() < end:
             time.sleep(0.005)  # the ends of threads, processes and descriptors have no common event to await
         for pid in set(_children()) - self._children:

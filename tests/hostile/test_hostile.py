@@ -14,9 +14,9 @@ CELLS = all_cells()
 pytestmark = pytest.mark.timeout(180)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def runner() -> Iterator[Runner]:
-    """A process among canaries, in which cells run one after the other."""
+    """A process among canaries, in which cells run one after the other; tests of other files count workers."""
     try:
         made = Runner(CONFIGURATIONS["unprivileged"])
     except (NoInterpreter, RuntimeError) as error:
