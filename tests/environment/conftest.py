@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from environment.env_sides import FREE_SIDES, LOOPS, PROCESS_SIDES, PURE_SIDES, SIDES, Shared, Side, side_id
+from environment.env_sides import a_zygote as a_zygote
 
 
 @pytest.fixture(params=SIDES, ids=side_id, scope="module")

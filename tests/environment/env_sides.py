@@ -6,13 +6,14 @@ import asyncio
 import os
 import threading
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio
+import pytest
 import trio
 import uvloop
 
@@ -24,6 +25,13 @@ HANG_SECONDS = 20.0
 """Only catches hangs: nothing here takes so long."""
 FOREVER = 50.0
 """Longer than any test: what waits so long must be cut short."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def a_zygote() -> Iterator[None]:
+    """One that lasts as long as the module: to start one takes ten times as long as most tests. tests/sandbox does."""
+    with rlm.WorkerPool(0):
+        yield
 
 
 @dataclass(frozen=True)
