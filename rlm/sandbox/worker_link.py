@@ -15,7 +15,6 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Iterator
-from time import perf_counter as _now
 from typing import Any, Protocol
 
 from rlm.errors import QueryRefused
@@ -24,10 +23,6 @@ from rlm.sandbox.worker_signals import Interrupts, signals_held_back
 
 _WHOLE_BYTES = 1 << 15
 _LOOK_MS = 50  # whether whoever reads has left off
-# To fall asleep and be woken takes longer than a quick host needs for an answer. So after a quick one the next one is
-# looked for before anybody sleeps: saves 10 us of 80, and whoever waits for a slow model pays 60 us for it once.
-_LOOK_SECONDS = 60e-6 if (os.cpu_count() or 1) > 1 else 0.0
-_QUICK_SECONDS = 150e-6
 
 
 class Waiting(Protocol):
@@ -135,7 +130,6 @@ class Link:
         self._socket = sock
         self._interrupts = interrupts
         self._reader = FrameReader(max_blob_bytes)
-        self._quick = _LOOK_SECONDS > 0  # whether the last wait was over at once
         self._reading = _thread.allocate_lock()
         self._sending = _thread.allocate_lock()
         self._inside = Inside()
@@ -289,12 +283,11 @@ class Link:
     def _receive(self, flags: int = 0) -> None:
         # Called under the shield: an interrupt is held back while this blocks, for bytes that were taken must be kept.
         # The host sends a `wake` frame after each interrupt, so that the call returns and the interrupt is raised on
-        # leaving the shield. (Polling before reading would do without, at one more system call a query: 8 us of 80.)
+        # leaving the shield. (Polling before reading would do without, at one more system call a query: 8 us of 80. To
+        # look for an answer for some microseconds before sleeping saves 10 us where the machine has nothing else to do,
+        # and costs 50 where it has.)
         try:
-            began = _now()
-            found = self._look() if self._quick and not flags else None
-            data = self._socket.recv(self._reader.wanted, flags) if found is None else found
-            self._quick = _now() - began < _QUICK_SECONDS
+            data = self._socket.recv(self._reader.wanted, flags)
         except OSError as error:
             if _is_of_a_handler(error):  # a cell's own time limit, say: nothing was taken
                 raise
@@ -308,20 +301,6 @@ class Link:
                 self._dispatch(frame)
         except ProtocolError:
             os._exit(70)
-
-    def _look(self) -> bytes | None:
-        """What comes within the next microseconds; None where nothing does, or the blocking call has to tell why."""
-        began = _now()
-        while _now() - began < _LOOK_SECONDS:
-            try:
-                return self._socket.recv(self._reader.wanted, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                if _is_of_a_handler(error):
-                    raise
-                return None
-        return None
 
     def _dispatch(self, frame: Frame) -> None:
         kind = frame.header["t"]
