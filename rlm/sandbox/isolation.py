@@ -35,7 +35,7 @@ _RULES = (
     _Rule("memory", needs=("rlimits",)),
     _Rule("threads", needs=("threads",), required=False),
     _Rule("scratch", needs=("scratch",), required=False),
-    _Rule("forks", needs=("forks",), required=False),
+    _Rule("forks", needs=("forks", "private memory"), required=False),
 )
 # What an attack of `confine.attack` aims at, by the first word of its name; all others aim at the kernel.
 _AIMS = {
