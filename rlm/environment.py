@@ -129,8 +129,10 @@ class AsyncRLMReplEnvironment:
         self._requests = RequestMaker("llm", max_tokens, self.limits.prompt_bytes)
         self._query_errors = query_errors
         self._listener, self._depth = listener, depth
+        if pool is not None and not isinstance(pool, WorkerPool):
+            raise UsageError(f"pool={pool!r:.80}: give a rlm.WorkerPool")
         # the workers of some pools are born with a context
-        born_with = context is None and pool is not None and pool.context is not None
+        born_with = context is None and pool is not None and pool.has_context
         variables = {} if born_with else {"context": context}
         desk = Desk(self._answerer, self._bridge, self.limits, self._toolbox, max_tokens, query_errors, variables)
         self._sandbox = make_sandbox(sandbox, desk, isolation, preload, read_paths, pool)

@@ -188,6 +188,9 @@ def copy_scratch(place: str | None) -> None:
     try:
         _enter_store()
         shutil.copytree(f"/proc/self/fd/{parents}", f"/proc/self/fd/{SCRATCH_FD}", symlinks=True, dirs_exist_ok=True)
+    except shutil.Error as error:  # of many files, and without a number
+        full = os.strerror(errno.ENOSPC)
+        raise OSError(errno.ENOSPC if full in str(error) else errno.EIO, "the scratch directory's copy") from error
     finally:
         os.close(parents)
     if place is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from rlm.errors import SandboxError
 from rlm.sandbox.conversation import Worker
 from rlm.sandbox.lifeline import ZYGOTE_ENDED, WorkerProcess
@@ -54,9 +56,15 @@ async def fork_worker(worker: Worker, max_blob_bytes: int) -> Worker:
         worker.process.revoke_fork()
         how = await copy.end()
         if isinstance(error, ForkRefused):
-            raise ForkRefused(str(error) if how == ZYGOTE_ENDED else f"{error} ({how})") from None
+            raise ForkRefused(_explain(error, how)) from None
         raise
     return copy
+
+
+def _explain(error: ForkRefused, how: str) -> str:
+    if how == f"exit code {errno.ENOSPC}":
+        return "its scratch directory has no room for a copy of what is in it: Limits(scratch_bytes=)"
+    return str(error) if how == ZYGOTE_ENDED else f"{error} ({how})"
 
 
 async def _greet(copy: Worker) -> None:

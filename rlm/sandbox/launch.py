@@ -7,6 +7,7 @@ and the settings that all its workers share; a worker is asked for with one mess
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import json
 import os
@@ -23,6 +24,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import anyio
 
+from rlm.core.portable import decode_value
 from rlm.errors import SandboxError, UsageError
 from rlm.sandbox.isolation import Isolation, check_system
 from rlm.sandbox.lifeline import Descriptors, WorkerProcess, forget_at_fork
@@ -52,8 +54,23 @@ class SharedContext:
     """A value that all workers of one zygote are born with. Compared by identity: nobody else shares that zygote."""
 
     def __init__(self, value: Any) -> None:
-        spec, blob = pack_value(value, "context")
-        self.frame = pack({"t": "context", "v": spec}, [] if blob is None else [blob])
+        self._spec, self._blob = pack_value(value, "context")
+        # what the caller changes later is not in the workers; only a pickle is not made a value again here
+        self._object = value if self._spec["k"] == "pickle" else None
+
+    @property
+    def frame(self) -> bytes:
+        """As it goes to a zygote; a copy."""
+        return pack({"t": "context", "v": self._spec}, [] if self._blob is None else [self._blob])
+
+    @property
+    def value(self) -> Any:
+        """What the workers have; a copy, but for an object that went by pickle."""
+        return self._object if self._spec["k"] == "pickle" else decode_value(copy.deepcopy(self._spec), self._blob)
+
+    def forget(self) -> None:
+        """Let go of the memory: no further zygote will be given it."""
+        self._spec, self._blob, self._object = {"k": "json", "v": None}, None, None
 
 
 class ZygoteSettings(NamedTuple):

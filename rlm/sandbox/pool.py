@@ -11,12 +11,13 @@ from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import anyio
 
 from rlm.core.limits import Limits
 from rlm.core.waiting import in_trio
-from rlm.errors import SandboxError, UsageError
+from rlm.errors import UsageError
 from rlm.sandbox.isolation import Isolation, choose_isolation
 from rlm.sandbox.launch import Plan, SharedContext, Zygote, ZygoteSettings, scratch_folder
 
@@ -53,6 +54,13 @@ class WorkerPool:
             raise UsageError(f"WorkerPool({size!r}): give the number of workers to keep ready")
         if isinstance(preload, str) or isinstance(read_paths, (str, os.PathLike)):
             raise UsageError("preload= and read_paths= take lists, e.g. preload=['numpy']")
+        for name in preload:
+            if not isinstance(name, str) or not name:
+                raise UsageError(f"preload=[{name!r}]: give names of modules, e.g. 'numpy'")
+        if not all(
+            os.fspath(path) for path in read_paths
+        ):  # would be the current directory, with the `.env` of a project
+            raise UsageError("read_paths=['']: give a folder; an empty path may be a variable that is not set")
         self.isolation: Isolation = choose_isolation(isolation)
         self._settings = ZygoteSettings(
             self.isolation,
@@ -60,8 +68,6 @@ class WorkerPool:
             tuple(os.path.abspath(os.fspath(p)) for p in read_paths),
             None if context is None else SharedContext(context),
         )
-        self.context = context
-        """What `context` is in its workers' environments; None for none."""
         self._size = size
         self._plan = make_plan(limits or Limits(), self.isolation)
         self._ready: deque[WorkerProcess] = deque()
@@ -71,9 +77,10 @@ class WorkerPool:
         self._pid = os.getpid()
         self.shared = True
         """Whether it lasts until it is closed; else it ends with the last environment that uses it."""
-        self._users = 0
+        self._users: WeakSet[object] = WeakSet()  # those that are dropped without being closed do not count
 
     async def __aenter__(self) -> WorkerPool:
+        self._living()
         await self._fill()
         return self
 
@@ -92,30 +99,42 @@ class WorkerPool:
         self.close()
 
     @property
+    def has_context(self) -> bool:
+        """Whether its workers are born with a variable `context`."""
+        return self._settings.context is not None
+
+    @property
+    def context(self) -> Any:
+        """What `context` is in its workers' environments, as a copy; None for none."""
+        return self._settings.context.value if self._settings.context is not None else None
+
+    @property
     def zygote(self) -> Zygote | None:
         """The one that its workers come from now."""
         return self._zygote
 
-    def join(self) -> None:
-        """An environment will take its workers from here."""
+    def join(self, user: object) -> None:
+        """One that has a worker of this pool's zygote."""
         with self._lock:
-            self._users += 1
+            self._users.add(user)
 
-    async def leave(self) -> None:
-        """One of the environments needs no more workers."""
+    async def leave(self, user: object) -> None:
+        """It has none any more."""
         with self._lock:
-            self._users -= 1
-            last = not self._users and not self.shared
-        if last:
-            await self.aclose()
+            self._users.discard(user)
+            if self._users or (self.shared and not self._closed):
+                return
+        await self.aclose()
 
     async def take(self, limits: Limits) -> WorkerProcess:
         """A worker for one environment, which owns it from now on; another takes its place here."""
         plan = make_plan(limits, self.isolation)
         worker = self._take_ready() if plan == self._plan else None
-        if worker is None:
-            worker = await self._living().spawn(plan)
-        self._refill()
+        if worker is not None:
+            self._refill()
+            return worker
+        worker = await self._living().spawn(plan)
+        self._fill_now()  # what was put off has not been done: loops that end at once never come to it
         return worker
 
     def _take_ready(self) -> WorkerProcess | None:
@@ -130,14 +149,26 @@ class WorkerPool:
             worker.release()
 
     async def _fill(self) -> None:
-        while len(self._ready) < self._size and not self._closed:
-            worker = await self._living().spawn(self._plan)
-            with self._lock:
+        while self._wants_more():
+            self._keep(await self._living().spawn(self._plan))
+
+    def _wants_more(self) -> bool:
+        with self._lock:
+            for worker in list(self._ready):
+                if not worker.usable():
+                    self._ready.remove(worker)
+                    worker.release()
+            return len(self._ready) < self._size and not self._closed
+
+    def _keep(self, worker: WorkerProcess) -> None:
+        with self._lock:
+            if not self._closed:
                 self._ready.append(worker)
+                return
+        worker.release()
 
     def _refill(self) -> None:
-        """Fill it soon: whoever has taken a worker has the machine for itself first. A loop that ends before leaves
-        that to the next one."""
+        """Fill it soon: whoever has taken a worker has the machine for itself first."""
         if len(self._ready) >= self._size:
             return
         if in_trio():
@@ -150,20 +181,20 @@ class WorkerPool:
         self._fill_now()
 
     def _fill_now(self) -> None:
-        with contextlib.suppress(SandboxError, UsageError):  # whoever takes the next worker will hear of it
-            while len(self._ready) < self._size and not self._closed:
+        # Whatever goes wrong, who takes the next worker will hear of it; out of here it would end a program of trio's.
+        with contextlib.suppress(Exception):
+            while self._wants_more():
                 worker = self._living().spawn_now(self._plan)
                 if worker is None:
                     return
-                with self._lock:
-                    self._ready.append(worker)
+                self._keep(worker)
 
     def _living(self) -> Zygote:
-        if self._closed:
-            raise UsageError("this pool of workers is closed: make another one")
         if self._pid != os.getpid():
             raise UsageError("this pool of workers belongs to the process that made it: make another one after a fork")
         with self._lock:
+            if self._closed:
+                raise UsageError("this pool of workers is closed: make another one")
             if self._zygote is not None and self._zygote.ended():
                 self._zygote.leave_now()
                 self._zygote = None
@@ -180,7 +211,8 @@ class WorkerPool:
                 self._zygote = None
 
     async def aclose(self) -> None:
-        """End the workers that wait; the zygote too, with the last pool or environment that uses it. Idempotent."""
+        """Take no more environments, and end the workers that wait. Those in use end with their environments, and the
+        zygote with the last of them. Idempotent."""
         zygote = self._give_up()
         if zygote is not None:
             await zygote.leave()
@@ -196,9 +228,13 @@ class WorkerPool:
             return None  # nor is the lock to be trusted: a thread of the parent's may have held it
         with self._lock:
             self._closed = True
-            zygote, self._zygote = self._zygote, None
             while self._ready:
                 self._ready.pop().release()
+            if self._settings.context is not None:
+                self._settings.context.forget()
+            if self._users:
+                return None
+            zygote, self._zygote = self._zygote, None
         return zygote
 
     def __del__(self) -> None:

@@ -32,10 +32,9 @@ class ProcessSandbox:
     name = "process"
 
     def __init__(self, desk: Desk, pool: WorkerPool) -> None:
-        """pool: where workers come from. The sandbox is one of its users, and leaves it when it closes."""
+        """pool: where workers come from. From its first worker on the sandbox is one of its users, until it closes."""
         self._desk = desk
         self.pool = pool
-        pool.join()
         self.enforced: Enforced = NOTHING
         self._worker: Worker | None = None
         self._running: Conversation | None = None
@@ -114,6 +113,7 @@ class ProcessSandbox:
         other._take_over(copy, self._journal, self._cells, lost)
 
     def _take_over(self, worker: Worker, journal: Journal, cells: int, lost: tuple[str, ...]) -> None:
+        self.pool.join(self)
         self._worker, self._journal, self.enforced = worker, journal.copy(), worker.enforced
         self._cells = max(self._cells, cells)  # a number is given once: tracebacks show the source by it
         self._notice = f"[The cells were run again, which does not bring back {'; '.join(lost)}.]" if lost else ""
@@ -204,7 +204,7 @@ class ProcessSandbox:
                 for snapshot in self._snapshots:
                     await snapshot.aclose()
             finally:
-                await self.pool.leave()
+                await self.pool.leave(self)
 
     def stop(self, why: str) -> None:
         self._closing = why
@@ -240,6 +240,7 @@ class ProcessSandbox:
 
     async def _take_worker(self) -> Worker:
         process = await self.pool.take(self._desk.limits)
+        self.pool.join(self)
         self._journal = Journal()
         self._worker = worker = Worker(process, _BLOB_BYTES + self._desk.limits.prompt_bytes)
         try:

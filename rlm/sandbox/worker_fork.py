@@ -91,6 +91,8 @@ def fork() -> bool:
             try:
                 _become_another(here, arguments, zygote, place)
                 python.PyOS_AfterFork_Child()  # runs what cells have registered: not before
+            except OSError as failed:  # as a rule, no room for a copy of the scratch directory
+                os._exit(failed.errno or 1)
             except BaseException:  # noqa: BLE001 -- whatever it is: half of a worker must not go on
                 os._exit(1)
             return True

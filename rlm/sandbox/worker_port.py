@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import copy
 import itertools
 import pickle
 import threading
@@ -122,9 +123,9 @@ class WorkerPort:
 
 
 def received_value(frame: Frame) -> Any:
-    """The value the host sent in a command."""
+    """The value the host sent in a command; another one each time, for cells may change it."""
     parts = frame.parts()
-    return unpack_value(frame.header["v"], parts[0] if parts else None, pickle.loads)
+    return unpack_value(copy.deepcopy(frame.header["v"]), parts[0] if parts else None, pickle.loads)
 
 
 def _given(frame: Frame | None) -> Frame:

@@ -32,6 +32,8 @@ _FIRST_UNUSED_FD = 6
 _PROC_FD = 100
 _HIGH_FD = 256
 _MANY_FDS = 16384
+_FDS_A_WORKER = 3  # its lifeline, listener and store
+_FDS_SPARE = 64  # the zygote's own, and what those take who are being born
 
 _MESSAGE_BYTES = 1 << 16
 _IDLE_SECONDS = 0.05
@@ -74,15 +76,16 @@ class Family:
         self._handlers: dict[int, Callable[[], Birth | None]] = {}
         self._forks = Forks(self._watch, self._forget, self._adopt)
         self._heard, self._told = socket.socketpair()
-        self._hear_of_ended_children()
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if 0 <= soft < _MANY_FDS:  # two for each worker, and there may be many
             resource.setrlimit(resource.RLIMIT_NOFILE, (_MANY_FDS if hard < 0 else min(hard, _MANY_FDS), hard))
+        self._most_descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._watch(control.fileno(), self._command)
         self._watch(self._heard.fileno(), self._reap)
 
     def serve(self) -> Birth:
         """Work until the host has gone. Returns in a forked worker only."""
+        self._hear_of_ended_children()  # not before: what was preloaded may have changed it
         while True:
             ready = self._poll.poll(_IDLE_SECONDS if self.warm and self._any_born else None)
             if not ready:
@@ -118,14 +121,25 @@ class Family:
             return None
         if not message:
             self._end()
+        if len(fds) != 2:  # cut by the kernel, for want of numbers: their end is all that can be told
+            for fd in fds:
+                os.close(fd)
+            return None
         order = json.loads(message)
         own, lifeline = (socket.socket(fileno=fd) for fd in fds)
-        if self.failure:
-            _tell(lifeline, _text(self.failure))
+        failure = self.failure or self._find_shortage()
+        if failure:
+            _tell(lifeline, _text(failure))
             own.close()
             lifeline.close()
             return None
         return self._spawn(order, own, lifeline)
+
+    def _find_shortage(self) -> str:
+        if len(self._members) * _FDS_A_WORKER + _FDS_SPARE <= self._most_descriptors:
+            return ""
+        limit = self._most_descriptors
+        return f"{len(self._members)} workers are what {limit} open files are enough for (ulimit -Hn, LimitNOFILE)"
 
     def _spawn(self, plan: dict[str, Any], own: socket.socket, lifeline: socket.socket) -> Birth | None:
         self._warm_once()
