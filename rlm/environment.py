@@ -111,7 +111,7 @@ class AsyncRLMReplEnvironment:
         read_paths: Sequence[str | os.PathLike[str]] = (),
         pool: WorkerPool | None = None,
     ) -> None:
-        check_shapes(limits, tools)
+        check_shapes(limits, tools, pool)
         _check_choice("sandbox", sandbox, _SANDBOXES)
         _check_choice("query_errors", query_errors, ("raise", "text"))
         self.limits = (limits or Limits()).override(cell_seconds=cell_timeout, compute_seconds=compute_timeout)
@@ -129,8 +129,6 @@ class AsyncRLMReplEnvironment:
         self._requests = RequestMaker("llm", max_tokens, self.limits.prompt_bytes)
         self._query_errors = query_errors
         self._listener, self._depth = listener, depth
-        if pool is not None and not isinstance(pool, WorkerPool):
-            raise UsageError(f"pool={pool!r:.80}: give a rlm.WorkerPool")
         # the workers of some pools are born with a context
         born_with = context is None and pool is not None and pool.has_context
         variables = {} if born_with else {"context": context}
@@ -371,8 +369,10 @@ class _Turn:
         self._env._turn.release()
 
 
-def check_shapes(limits: object, tools: object) -> None:
-    """Refuse the two parameters that other libraries take in another form. Raises `UsageError`."""
+def check_shapes(limits: object, tools: object, pool: object = None) -> None:
+    """Refuse parameters that other libraries take in another form. Raises `UsageError`."""
+    if pool is not None and not isinstance(pool, WorkerPool):
+        raise UsageError(f"pool={pool!r:.80}: give a rlm.WorkerPool")
     if limits is not None and not isinstance(limits, Limits):
         raise UsageError(f"limits={limits!r:.80}: give rlm.Limits(...), e.g. rlm.Limits(cell_seconds=60)")
     if tools is not None and not isinstance(tools, Mapping):
