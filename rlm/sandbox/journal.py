@@ -159,7 +159,9 @@ _TOO_MUCH = f"they, and what they were given, make more than {JOURNAL_BYTES:,} b
 
 def shown(result: CellResult) -> str:
     """How a cell came out, to compare: status, output, value, error, final answer. Addresses in memory do not count."""
-    text = f"{result.status}\n{replace(result, notice='').to_text()}\n{result.final!r}"
+    if result.notice:
+        result = replace(result, notice="")
+    text = f"{result.status}\n{result.to_text()}\n{result.final!r}"
     return brief(_ADDRESS.sub("0x", text) if "0x" in text else text)
 
 
