@@ -61,7 +61,11 @@ def test_the_context_of_a_pool_is_what_it_was_when_the_pool_was_made() -> None:
     assert pool.context is None  # and its memory is given back
 
 
-def test_a_pool_is_filled_by_loops_that_end_at_once(process_side: Side) -> None:
+def test_a_pool_is_filled_by_loops_that_end_before_the_time_for_it(
+    process_side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlm.sandbox.pool._REFILL_SECONDS", 60.0)
+
     async def one() -> None:
         async with process_side.open(echo, pool=pool) as env:
             assert (await env.execute_async("1")).ok
