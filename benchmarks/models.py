@@ -8,7 +8,7 @@ from typing import Any
 from rlm.bench.latency import Latency
 from rlm.core.query import Completion, Request
 from rlm.models.base import Model
-from rlm.models.openai import OpenAIModel
+from rlm.models.providers.openai import OpenAIModel
 
 
 class MemoryModel(Model):

@@ -41,14 +41,37 @@ class ValueNotPortable(UsageError):
         return type(self), (self.name, self.type_name, self.reason)
 
 
+FATAL_KINDS = frozenset({"auth", "quota", "unknown_model"})
+
+
 class ModelError(RLMError):
-    """A provider failed. `provider`, `status` (HTTP status or None), `attempts` and `kind` say how."""
+    """A provider failed. `provider`, `status` (HTTP status or None), `attempts`, `kind` and `retry_after` say how.
+
+    `attempts` counts how often the provider was asked (0: a breaker or a limit answered in its place).
+    `retry_after` is in how many seconds the provider, or the breaker before it, wants to be asked again, if it says so.
+    """
+
+    partial: bool = False
+    """Whether part of a streamed answer had already been handed on: the question is then not asked again."""
 
     def __init__(
-        self, message: str, *, provider: str = "", status: int | None = None, attempts: int = 1, kind: str = "provider"
+        self,
+        message: str,
+        *,
+        provider: str = "",
+        status: int | None = None,
+        attempts: int = 1,
+        kind: str = "provider",
+        retry_after: float | None = None,
     ) -> None:
         self.provider, self.status, self.attempts, self.kind = provider, status, attempts, kind
+        self.retry_after = retry_after
         super().__init__(message)
+
+    @property
+    def fatal(self) -> bool:
+        """Whether asking again, whatever is asked, cannot help: a wrong key, a spent quota, an unknown model."""
+        return self.kind in FATAL_KINDS
 
 
 class SandboxError(RLMError):

@@ -85,7 +85,7 @@ async def run_side(job: SideJob, show: Callable[[str], None]) -> SideReport:
 
 
 def _loopback_model(job: SideJob) -> Any:
-    from rlm.models.openai import OpenAIModel
+    from rlm.models.providers.openai import OpenAIModel
 
     # a key of its own: the caller's real one must not go to another server
     return OpenAIModel(

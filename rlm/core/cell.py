@@ -76,6 +76,12 @@ class CellResult:
         """Tokens of all answered queries whose provider reported them."""
         return sum((r.answer.usage for r in self.queries if r.answer.usage is not None), Usage())
 
+    @property
+    def cost_usd(self) -> float | None:
+        """What all answered queries cost; None where the price of one is not known."""
+        costs = [r.answer.cost_usd for r in self.queries if r.answer.ok]
+        return None if None in costs else sum(cost for cost in costs if cost is not None)
+
     def to_text(self) -> str:
         """Everything a reader of the cell sees, in order: notice, stdout, stderr, value, error, final."""
         parts = [self.notice, self.stdout.rstrip("\n"), self.stderr.rstrip("\n"), self.value or ""]

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from time import perf_counter
+from collections.abc import Awaitable, Sequence
+from dataclasses import replace
+from time import monotonic, perf_counter
 
 from rlm.core.describe import error_text
 from rlm.core.events import Listener, QueryFinished, QueryStarted
 from rlm.core.query import Answer, AnswerError, Completion, QueryRecord, Request, Usage
 from rlm.core.waiting import in_trio, is_cancellation
 from rlm.errors import ModelError
+from rlm.models.asking import Asking
 from rlm.models.base import Model
-from rlm.models.limit import ConcurrencyLimit
+from rlm.models.compose import is_within
+from rlm.models.limiter import Limiter
+from rlm.models.schema import SchemaModel
+from rlm.models.spending import Spending
 
 _MESSAGE_CHARS = 1000
 _NO_MODEL = (
@@ -25,21 +30,26 @@ _CANCELLED = "the query was cancelled"
 class _Query:
     """One query on its way."""
 
-    __slots__ = ("queued", "request", "started")
+    __slots__ = ("asking", "request", "started")
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.started = perf_counter()
-        self.queued = 0.0
+        self.asking: Asking | None = None
+
+    @property
+    def queued(self) -> float:
+        return self.asking.queued_seconds if self.asking is not None else 0.0
 
 
 class Answerer:
     """Answers the queries of one environment. Serves any number of loops and threads at once.
 
-    model: who answers; None refuses every query. child: who answers requests of kind `"rlm"`, if anyone: without
-    a slot of the limit and without the query timeout, for a child run has limits of its own. query_seconds: for one
-    query, waiting for a slot included. default_max_tokens: for a request that names none. listener: is told
-    `QueryStarted` and `QueryFinished` of level `depth`.
+    model: who answers; None refuses every query. limiter: the queue before it, unless the model has that within (then
+    each attempt queues for itself); environments that share one take turns. child: who answers requests of kind
+    `"rlm"`, if anyone: past the limiter and without the query timeout, for a child run has limits of its own.
+    query_seconds: for one query, waiting and attempts included. default_max_tokens: for a request that names none.
+    listener: is told `QueryStarted` and `QueryFinished` of level `depth`.
 
     A model's failure is a failed `Answer`, never an exception; only cancellation passes through. The records of
     what was asked, cancelled queries included, are appended to the list the caller gives, in order of their end.
@@ -49,7 +59,7 @@ class Answerer:
         self,
         model: Model | None,
         *,
-        limit: ConcurrencyLimit,
+        limiter: Limiter,
         query_seconds: float,
         default_max_tokens: int | None = None,
         child: Model | None = None,
@@ -57,7 +67,10 @@ class Answerer:
         depth: int = 0,
     ) -> None:
         self._model, self._child = model, child
-        self._limit, self._query_seconds = limit, query_seconds
+        self._limiter, self._query_seconds = limiter, query_seconds
+        self._limits_itself = model is not None and is_within(model, limiter)
+        self._for_schemas: Model | None = None
+        self.spending = Spending()
         self._default_max_tokens = default_max_tokens
         self._listener, self._depth = listener, depth
 
@@ -67,13 +80,14 @@ class Answerer:
         """Answer one request. `seconds_left` is what its cell still has; the shorter of the two limits counts."""
         child = self._child if request.kind == "rlm" else None
         if child is None and request.max_tokens is None and self._default_max_tokens is not None:
-            request = Request(request.prompt, request.model, self._default_max_tokens, request.kind, request.messages)
+            request = replace(request, max_tokens=self._default_max_tokens)
         query = _Query(request)
         if self._listener is not None:
             self._listener(QueryStarted(self._depth))
         try:
             completion = await self._ask(query, child, seconds_left)
             answer = _succeeded(query, completion, child or self._model)
+            self.spending.add(answer.usage, answer.cost_usd)
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) or is_cancellation(error):
                 answer = _failed(query, AnswerError("cancelled", _CANCELLED))
@@ -149,24 +163,40 @@ class Answerer:
             seconds = self._query_seconds if seconds_left is None else min(self._query_seconds, seconds_left)
         if model is None:
             raise ModelError(_NO_MODEL, kind="refused")
-        limit = self._limit if child is None else None
+        is_child = child is not None
         if seconds is None:
-            return await _complete(model, query, limit)
+            with Asking(key=self) as query.asking:
+                return await self._start(model, query.request, is_child)
         if seconds > 0:
-            if in_trio():
-                import anyio
+            with Asking(deadline=monotonic() + seconds, key=self) as query.asking:
+                if in_trio():
+                    import anyio
 
-                with anyio.move_on_after(seconds):
-                    return await _complete(model, query, limit)
-            else:
-                deadline = asyncio.timeout(seconds)
-                try:
-                    async with deadline:
-                        return await _complete(model, query, limit)
-                except TimeoutError:
-                    if not deadline.expired():  # the model's own
-                        raise
-        raise ModelError(self._explain_deadline(query, seconds, child is not None), kind="timeout")
+                    with anyio.move_on_after(seconds):
+                        return await self._start(model, query.request, is_child)
+                else:
+                    deadline = asyncio.timeout(seconds)
+                    try:
+                        async with deadline:
+                            return await self._start(model, query.request, is_child)
+                    except TimeoutError:
+                        if not deadline.expired():  # the model's own
+                            raise
+        raise ModelError(self._explain_deadline(query, seconds, is_child), kind="timeout")
+
+    def _start(self, model: Model, request: Request, is_child: bool) -> Awaitable[Completion]:
+        if request.options.schema is not None and not is_child:
+            return self._with_schema(model).complete(request)
+        if is_child or self._limits_itself:
+            return model.complete(request)
+        return self._limiter.call(model.complete, request)
+
+    def _with_schema(self, model: Model) -> Model:
+        """The model, its answers checked where it does not do so itself; each of the two requests queues."""
+        if self._for_schemas is None:
+            limited = model if self._limits_itself else self._limiter.wrap(model)
+            self._for_schemas = SchemaModel(limited)
+        return self._for_schemas
 
     def _explain_deadline(self, query: _Query, seconds: float, is_child: bool) -> str:
         if not is_child and seconds == self._query_seconds:
@@ -174,10 +204,15 @@ class Answerer:
         else:
             text = f"no answer within the {max(seconds, 0.0):.3g} s that were left of cell_seconds or run_seconds"
         if query.queued > 0:
-            text += (
-                f", {query.queued:.3g} s of them spent waiting for one of {self._limit.slots} slots (max_concurrency)"
-            )
+            text += f", {query.queued:.3g} s of them spent waiting for {self._explain_queue()}"
+        if query.asking is not None and query.asking.backoff_seconds > 0:
+            text += f", {query.asking.backoff_seconds:.3g} s between attempts"
         return text
+
+    def _explain_queue(self) -> str:
+        if self._limiter.requests is None and self._limiter.tokens is None and self._limiter.concurrency is not None:
+            return f"one of {self._limiter.concurrency} slots (max_concurrency)"
+        return "the limiter's turn"
 
     def _note(self, query: _Query, answer: Answer, records: list[QueryRecord] | None) -> None:
         if records is None and self._listener is None:
@@ -187,20 +222,6 @@ class Answerer:
             records.append(record)
         if self._listener is not None:
             self._listener(QueryFinished(self._depth, record))
-
-
-async def _complete(model: Model, query: _Query, limit: ConcurrencyLimit | None) -> Completion:
-    if limit is None:
-        return await model.complete(query.request)
-    if not limit.try_acquire():
-        try:
-            await limit.acquire()
-        finally:
-            query.queued = perf_counter() - query.started
-    try:
-        return await model.complete(query.request)
-    finally:
-        limit.release()
 
 
 def _succeeded(query: _Query, completion: object, model: Model | None) -> Answer:
@@ -221,6 +242,9 @@ def _succeeded(query: _Query, completion: object, model: Model | None) -> Answer
         model=completion.model or name,
         seconds=seconds,
         finish_reason=completion.finish_reason,
+        provider=completion.provider,
+        cost_usd=completion.cost_usd,
+        value=completion.value,
     )
 
 

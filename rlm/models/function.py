@@ -6,12 +6,14 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from rlm.core.query import Completion, Request
+from rlm.core.query import NO_OPTIONS, Completion, Options, Request
 from rlm.errors import ModelError, UsageError
 from rlm.models.base import Model
+from rlm.models.schema import to_instruction
 from rlm.models.threads import DaemonThreads
 
 _BY_NAME = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_OPTIONS = ("temperature", "top_p", "seed", "stop", "effort", "web_search", "schema", "extra")
 
 
 class FunctionModel(Model):
@@ -19,7 +21,9 @@ class FunctionModel(Model):
 
     An async one runs on the loop of the query. A plain one runs in one of at most `threads` daemon threads, in a copy
     of the query's context variables; what it returns is awaited on the loop where it is awaitable. A parameter named
-    `model` or `max_tokens` receives what the query says, where it says something; with `**kwargs` both do.
+    `model`, `max_tokens` or as an option (`temperature`, `stop`, ...) receives what the query says, where it says
+    something; with `**kwargs` all do. An option that the function has no parameter for is refused, but a schema: it is
+    then told to the function at the end of the prompt. A system text is the prompt's beginning.
     """
 
     def __init__(self, function: Callable[..., Any], *, threads: int = 256) -> None:
@@ -32,20 +36,43 @@ class FunctionModel(Model):
         )
         self._passes_model, self._needs_model = _takes(function, "model")
         self._passes_max_tokens, self._needs_max_tokens = _takes(function, "max_tokens")
+        taken = {name: _takes(function, name) for name in _OPTIONS}
+        self._passed = frozenset(name for name, (passes, _) in taken.items() if passes)
+        self._needed = tuple(name for name, (_, needs) in taken.items() if needs)
         self._threads = DaemonThreads(threads, f"rlm-model-{self.name}")
 
     async def complete(self, request: Request) -> Completion:
         """Call the function with `request.to_text()`. Raises `ModelError` for a result of another type."""
-        options: dict[str, Any] = {}
+        text, options = request.to_text(), dict[str, Any]()
         if self._passes_model and (self._needs_model or request.model is not None):
             options["model"] = request.model
         if self._passes_max_tokens and (self._needs_max_tokens or request.max_tokens is not None):
             options["max_tokens"] = request.max_tokens
+        if self._needed or request.options is not NO_OPTIONS:
+            text += self._add_options(request.options, options)
         if self._is_async:
-            result = self._function(request.to_text(), **options)
+            result = self._function(text, **options)
         else:
-            result = await self._threads.run(self._function, request.to_text(), **options)
+            result = await self._threads.run(self._function, text, **options)
         return await to_completion(result, self.name)
+
+    def _add_options(self, given: Options, options: dict[str, Any]) -> str:
+        """Put what the query says into `options`; gives what the prompt has to end with."""
+        end = ""
+        for name in self._needed:
+            options[name] = getattr(given, name)
+        for name, value in given.to_canonical().items():
+            if name in self._passed:
+                options[name] = value
+            elif name == "schema":
+                end = f"\n\n{to_instruction(value)}"
+            else:
+                raise ModelError(
+                    f"the model function {self.name} takes no {name}: give it a parameter {name}, or **kwargs",
+                    provider=self.name,
+                    kind="bad_request",
+                )
+        return end
 
     async def aclose(self) -> None:
         """End the idle threads. A call that is still running keeps its thread until it returns."""

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from typing import Any, Literal
 
 from rlm.core.waiting import Waiter, current_loop_key
 from rlm.errors import UsageError
+from rlm.models.asking import current_asking
+from rlm.models.fair import FairQueue
 
 
 class _Place:
     """A place in the queue of a limit: waiting, then granted (its slot is its owner's), or left."""
 
-    __slots__ = ("loop", "state", "waiter")
+    __slots__ = ("key", "loop", "state", "waiter")
 
     def __init__(self) -> None:
+        asking = current_asking()
+        self.key = asking.key if asking is not None else None
         self.loop = current_loop_key()
         self.waiter: Waiter[None] = Waiter()
         self.state: Literal["waiting", "granted", "left"] = "waiting"
 
 
 class ConcurrencyLimit:
-    """`slots` slots, given out strictly in order of arrival.
+    """`slots` slots, given out strictly in order of arrival; those who ask for different keys (`Asking`) take turns.
 
     One object serves every loop and thread. A free slot is taken without suspending. A released slot is handed to
     the next in the queue, so nobody can overtake; one handed to a cancelled waiter passes on.
@@ -38,7 +41,7 @@ class ConcurrencyLimit:
         """Slots held now."""
         self.peak = 0
         """The most slots ever held at once."""
-        self._queue: deque[_Place] = deque()
+        self._queue: FairQueue[_Place] = FairQueue()
         # Reentrant: a garbage collection inside a locked part may finalize a coroutine that holds a slot. Every
         # locked part therefore leaves the state whole before it makes a call.
         self._lock = threading.RLock()
@@ -84,13 +87,30 @@ class ConcurrencyLimit:
     def release(self) -> None:
         """Give a slot back."""
         with self._lock:
-            while self._queue:
-                place = self._queue.popleft()
-                place.state = "granted"
-                if _wake(place) or _state(place) == "left":  # left within the call: its owner has passed it on
-                    return
-                place.state = "left"
             self.in_use -= 1
+            if self._queue.lanes:
+                self._hand_out()
+
+    def resize(self, slots: int) -> None:
+        """Have so many slots from now on. Where more are held, none is given out until enough have come back."""
+        with self._lock:
+            self.slots = slots
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        while self.in_use < self.slots:
+            place = self._queue.popleft()
+            if place is None:
+                return
+            if place.state == "left":
+                continue
+            place.state = "granted"
+            self.in_use = held = self.in_use + 1
+            if held > self.peak:
+                self.peak = held
+            if not _wake(place) and _state(place) != "left":  # left within the call: its owner has passed it on
+                place.state = "left"
+                self.in_use -= 1
 
     async def __aenter__(self) -> None:
         if not self.try_acquire():

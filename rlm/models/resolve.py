@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from rlm.errors import UsageError
 from rlm.models.base import Model
+from rlm.models.breaker import Breaker
+from rlm.models.cache import Cache
+from rlm.models.compose import Wrappers, Wraps, compose
 from rlm.models.function import FunctionModel
+from rlm.models.health import Health
+from rlm.models.limiter import Limiter
+from rlm.models.opened import OpenedModel
+from rlm.models.providers.registry import PROVIDERS
+from rlm.models.retry import Retry
+from rlm.models.schema import Schema
 
-_PROVIDERS = ("openai",)
 _EXAMPLE = '"openai/gpt-5-mini"'
+_CONNECTIONS, _UNBOUNDED_CONNECTIONS = 256, 4096
+_SCHEMA = Schema()
+CacheLike = Cache | str | os.PathLike[str]
 
 
 def resolve_model(
     model: str | Model | Callable[..., Any], *, base_url: str | None = None, max_connections: int = 256
 ) -> tuple[Model, bool]:
-    """The model, and whether the caller of this function owns it and has to close it.
+    """The bare model, and whether the caller of this function owns it and has to close it.
 
     A name is `provider/model`; all after the first slash is the provider's own name. `base_url` goes with a name only.
     `max_connections` bounds the connections or threads that are used at once on a loop; no less than the queries
@@ -31,6 +44,10 @@ def resolve_model(
         raise UsageError(f"base_url={base_url!r} goes with a model's name such as {_EXAMPLE}, not with {model!r:.80}")
     if isinstance(model, Model):
         return model, False
+    if type(model).__module__.partition(".")[0] in ("openai", "anthropic"):
+        raise UsageError(
+            f"a {type(model).__name__} object does not say which model to ask: give rlm.from_client(client, name)"
+        )
     if callable(model):
         return FunctionModel(model, threads=max_connections), True
     raise UsageError(
@@ -38,45 +55,142 @@ def resolve_model(
     )
 
 
-@asynccontextmanager
-async def open_model(
+def compose_model(
     model: str | Model | Callable[..., Any],
     *,
     base_url: str | None = None,
-    api_key: str | None = None,
+    limiter: Limiter | None = None,
+    wrappers: Wrappers | None = None,
+    schema: Wraps | None = _SCHEMA,
+) -> tuple[Model, bool]:
+    """As `resolve_model`; around a model given by name stand `wrappers`, else those of `make_wrappers(limiter)`.
+
+    What is not a name is left as it is: its owner wraps it.
+    """
+    if wrappers is not None:
+        limiter = wrappers.limiter
+    made, owned = resolve_model(model, base_url=base_url, max_connections=connections_for(limiter))
+    if isinstance(model, str):
+        made = compose((made, wrappers or make_wrappers(limiter)), schema=schema)
+    return made, owned
+
+
+def make_wrappers(
+    limiter: Limiter | None = None, *, retry: Retry | bool = True, breaker: Breaker | bool = True
+) -> Wrappers:
+    """What stands around a model given by name. True: with the defaults of its class; False: none."""
+    shield = _made("breaker", breaker, Breaker)
+    return Wrappers(
+        retry=_made("retry", retry, Retry),
+        breaker=shield,
+        limiter=Limiter(_CONNECTIONS) if limiter is None else limiter,
+        health=Health(shield),
+        price=_find_price(),
+    )
+
+
+def make_limiter(limiter: Limiter | None, max_concurrency: int) -> Limiter:
+    """The limiter of an environment tree. Raises `UsageError`."""
+    if limiter is not None:
+        if not isinstance(limiter, Limiter):
+            raise UsageError(f"limiter={limiter!r:.80}: give a rlm.Limiter(...)")
+        return limiter
+    if isinstance(max_concurrency, bool) or not isinstance(max_concurrency, int) or max_concurrency < 1:
+        raise UsageError(f"max_concurrency={max_concurrency!r}: give a whole number of at least 1")
+    return Limiter(max_concurrency)
+
+
+def connections_for(limiter: Limiter | None) -> int:
+    """How many connections a loop may need: none who has passed the limiter waits for another's."""
+    if limiter is None:
+        return _CONNECTIONS
+    most = limiter.adaptive.maximum if limiter.adaptive is not None else limiter.concurrency
+    return most or _UNBOUNDED_CONNECTIONS
+
+
+@asynccontextmanager
+async def open_model(  # noqa: PLR0913 -- a public door; every parameter but the first is keyword-only
+    model: str | Model | Callable[..., Any],
+    *,
+    base_url: str | None = None,
+    api_key: str | Callable[[], str] | None = None,
     max_connections: int = 256,
     verify: str | os.PathLike[str] | ssl.SSLContext | None = None,
-) -> AsyncIterator[Model]:
+    transport: Any = None,
+    retry: Retry | bool = True,
+    breaker: Breaker | bool = True,
+    limiter: Limiter | None = None,
+    cache: CacheLike | None = None,
+) -> AsyncIterator[OpenedModel]:
     """A context manager that gives the model and closes it at the end; a `Model` object is left open.
 
-    `base_url`, `api_key` and `verify` go with a name only. Raises `UsageError`.
+    base_url, api_key, verify, transport: with a name only. `api_key` may be a function, which is asked for each
+        request. `transport` is a name (`"httpx2"`, `"aiohttp"`, `"pyreqwest"`, `"httpx"`), a caller's own client of
+        httpx or httpx2, or a `Transport`.
+    retry, breaker: around a name True stands for `Retry()` and `Breaker()`; False leaves one out. Around anything else
+        stands only what is given as an object.
+    limiter: else, around a name, one of as many at once as there are connections.
+    cache: a `Cache`, or the path of one, which is closed at the end.
+    What stands around what is written in `rlm/models/compose.py`. Raises `UsageError`.
     """
+    most = max_connections if limiter is None else max(max_connections, connections_for(limiter))
     if isinstance(model, str):
-        made: Model = _from_name(
-            model, base_url=base_url, api_key=api_key, max_connections=max_connections, verify=verify
+        made = _from_name(
+            model, base_url=base_url, api_key=api_key, max_connections=most, verify=verify, transport=transport
         )
         owned = True
+        wrappers = make_wrappers(limiter or Limiter(max_connections), retry=retry, breaker=breaker)
     else:
-        if api_key is not None or verify is not None:
-            raise UsageError(f"api_key= and verify= go with a model's name such as {_EXAMPLE}, not with {model!r:.80}")
-        made, owned = resolve_model(model, base_url=base_url, max_connections=max_connections)
+        if api_key is not None or verify is not None or transport is not None:
+            raise UsageError(
+                f"api_key=, verify= and transport= go with a model's name such as {_EXAMPLE}, not with {model!r:.80}"
+            )
+        made, owned = resolve_model(model, base_url=base_url, max_connections=most)
+        wrappers = Wrappers(_given(retry), _given(breaker), limiter)
+    opened = cache if cache is None or isinstance(cache, Cache) else Cache(cache)
     try:
-        yield made
+        yield OpenedModel(compose((made, wrappers), schema=_SCHEMA, cache=opened), wrappers)
     finally:
-        if owned:
-            await made.aclose()
+        try:
+            if owned:
+                await made.aclose()
+        finally:
+            if opened is not None and opened is not cache:
+                opened.close()
+
+
+def _given(wrapper: Any) -> Any:
+    return None if isinstance(wrapper, bool) else wrapper
+
+
+def _made(what: str, given: Any, kind: type[Any]) -> Any:
+    if given is True:
+        return kind()
+    if given is False or isinstance(given, kind):
+        return given or None
+    raise UsageError(f"{what}={given!r:.80}: give a rlm.{kind.__name__}(...), True or False")
+
+
+def _find_price() -> Wraps | None:
+    """The price list, where the extra `[cost]` is installed."""
+    if find_spec("genai_prices") is None:
+        return None
+    from rlm.models.price import Price
+
+    return Price()
 
 
 def _from_name(name: str, **options: Any) -> Model:
     provider, slash, model = name.partition("/")
-    known = ", ".join(_PROVIDERS)
+    known = ", ".join(PROVIDERS)
     if not slash or not model.strip():
         raise UsageError(f'model={name!r} is not "provider/model": write for example {_EXAMPLE} (known: {known})')
-    if provider not in _PROVIDERS:
+    entry = PROVIDERS.get(provider)
+    if entry is None:
         raise UsageError(
             f"model={name!r}: the provider {provider!r} is not known (known: {known}; for example {_EXAMPLE}; "
             "a server that speaks OpenAI's protocol goes by openai/ and base_url)"
         )
-    from rlm.models.openai import OpenAIModel
-
-    return OpenAIModel(model, **options)
+    module = importlib.import_module(f"rlm.models.providers.{entry.module}")
+    made: Model = getattr(module, entry.class_name)(model, **options)
+    return made

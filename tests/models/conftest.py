@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rlm.bench.server import Server, open_server
+from rlm.models.providers.registry import PROVIDERS
 
 ServeInThread = Callable[..., AbstractContextManager[Server]]
 
@@ -43,5 +44,6 @@ def serve_in_thread() -> ServeInThread:
 
 @pytest.fixture(autouse=True)
 def without_the_users_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
+    for provider in PROVIDERS.values():
+        for name in (*provider.key_variables, *provider.url_variables):
+            monkeypatch.delenv(name, raising=False)

@@ -16,12 +16,12 @@ from rlm.errors import ModelError
 from rlm.models.answerer import Answerer
 from rlm.models.base import Model
 from rlm.models.function import FunctionModel
-from rlm.models.limit import ConcurrencyLimit
+from rlm.models.limiter import Limiter
 
 
 def answerer(function: Any, *, slots: int = 8, query_seconds: float = 30.0, **options: Any) -> Answerer:
     model = FunctionModel(function) if callable(function) else function
-    return Answerer(model, limit=ConcurrencyLimit(slots), query_seconds=query_seconds, **options)
+    return Answerer(model, limiter=Limiter(slots), query_seconds=query_seconds, **options)
 
 
 async def echo(prompt: str) -> str:
@@ -196,7 +196,7 @@ def test_an_rlm_query_goes_to_the_child_without_a_slot_and_without_the_query_tim
             return "child " + await subject.answer(Request("inner"))
 
         subject = answerer(echo, slots=1, query_seconds=0.02, child=FunctionModel(child))
-        async with subject._limit:
+        async with subject._limiter.turn():
             answer = await subject.answer(Request("hi", kind="rlm"), seconds_left=0.001)
             assert answer.error is not None
             assert answer.error.kind == "timeout"
@@ -250,7 +250,7 @@ def test_ten_threads_with_loops_of_their_own_never_exceed_the_limit_together() -
         thread.join(30)
     assert answers == [[str(n) for n in range(16)]] * 10
     assert peak == 4
-    assert subject._limit.in_use == 0
+    assert subject._limiter.in_use == 0
 
 
 def test_seconds_are_those_of_a_steady_clock() -> None:

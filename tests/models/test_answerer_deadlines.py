@@ -16,12 +16,12 @@ from rlm.core.events import Event, QueryFinished, QueryStarted
 from rlm.core.query import QueryRecord, Request
 from rlm.models.answerer import Answerer
 from rlm.models.function import FunctionModel
-from rlm.models.limit import ConcurrencyLimit
+from rlm.models.limiter import Limiter
 
 
 def answerer(function: Any, *, slots: int = 8, query_seconds: float = 30.0, **options: Any) -> Answerer:
     model = FunctionModel(function) if callable(function) else function
-    return Answerer(model, limit=ConcurrencyLimit(slots), query_seconds=query_seconds, **options)
+    return Answerer(model, limiter=Limiter(slots), query_seconds=query_seconds, **options)
 
 
 async def echo(prompt: str) -> str:
@@ -55,7 +55,7 @@ def test_a_query_past_its_timeout_fails_and_names_the_limit_and_the_seconds(run:
         answer = await subject.answer(Request("hi"))
         assert answer.error is not None
         assert (answer.error.kind, answer.error.message) == ("timeout", "no answer within query_seconds=0.02")
-        assert subject._limit.in_use == 0
+        assert subject._limiter.in_use == 0
 
     run(main)
 
@@ -83,7 +83,7 @@ def test_the_wait_for_a_slot_counts_against_the_timeout_and_is_told(run: Callabl
         assert all(answer.error and answer.error.kind == "timeout" for answer in answers)
         queued = next(record for record in records if record.queued_seconds > 0)
         assert "waiting for one of 1 slots" in queued.answer.error.message  # type: ignore[union-attr]
-        assert (subject._limit.in_use, subject._limit.waiting) == (0, 0)
+        assert (subject._limiter.in_use, subject._limiter.waiting) == (0, 0)
 
     run(main)
 
@@ -138,13 +138,13 @@ def test_cancelling_passes_through_closes_the_call_and_gives_the_slot_back() -> 
 
         subject, records = answerer(model, slots=2), []
         batch = asyncio.create_task(subject.answer_batch([Request(str(n)) for n in range(5)], records=records))
-        while subject._limit.waiting < 3:
+        while subject._limiter.waiting < 3:
             await asyncio.sleep(0)
         batch.cancel()
         with pytest.raises(asyncio.CancelledError):
             await batch
         assert sorted(closed) == ["0", "1"]
-        assert (subject._limit.in_use, subject._limit.waiting) == (0, 0)
+        assert (subject._limiter.in_use, subject._limiter.waiting) == (0, 0)
         assert [record.answer.error.kind for record in records if record.answer.error] == ["cancelled"] * 5
         one = asyncio.create_task(subject.answer(Request("x")))
         await asyncio.sleep(0)
@@ -186,7 +186,7 @@ def test_cancelling_under_trio_gives_every_slot_back() -> None:
         with anyio.move_on_after(0.02) as scope:
             await subject.answer_batch([Request(str(n)) for n in range(5)])
         assert scope.cancelled_caught
-        assert (subject._limit.in_use, subject._limit.waiting) == (0, 0)
+        assert (subject._limiter.in_use, subject._limiter.waiting) == (0, 0)
 
     on_trio(main)
 
@@ -248,12 +248,12 @@ def test_neither_closing_nor_the_end_of_the_program_waits_for_a_function_that_ne
         import asyncio, threading
         from rlm.core.query import Request
         from rlm.models.answerer import Answerer
-        from rlm.models.limit import ConcurrencyLimit
+        from rlm.models.limiter import Limiter
         from rlm.models.resolve import open_model
 
         async def main():
             async with open_model(lambda prompt: threading.Event().wait()) as model:
-                answerer = Answerer(model, limit=ConcurrencyLimit(4), query_seconds=0.05)
+                answerer = Answerer(model, limiter=Limiter(4), query_seconds=0.05)
                 answers = await answerer.answer_batch([Request("a"), Request("b")])
             print(*(answer.error.kind for answer in answers))
 

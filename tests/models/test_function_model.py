@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from rlm.core.query import Completion, Request, Usage
+from rlm.core.query import Completion, Options, Request, Usage
 from rlm.errors import ModelError, UsageError
 from rlm.models.base import Model
 from rlm.models.function import FunctionModel
@@ -105,6 +105,38 @@ def test_what_the_query_does_not_say_leaves_the_functions_own_default() -> None:
         return f"{model} {max_tokens}"
 
     assert ask(function, Request("hi")).text == "mine 5"
+
+
+EVERY: dict[str, Any] = {
+    "temperature": 0, "top_p": 0.5, "seed": 3, "stop": ["x"], "effort": "low", "web_search": True,
+    "extra": {"a": 1}, "schema": {"type": "integer"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_an_option_is_passed_by_its_name_and_refused_where_the_function_has_no_such_parameter(name: str) -> None:
+    request = Request("hi", options=Options(**{name: EVERY[name]}))
+    assert ask(lambda prompt, **options: repr(options), request).text == repr({name: EVERY[name]})
+    taking: Callable[..., str] = eval(f"lambda prompt, {name}='none': repr((prompt, {name}))")
+    assert ask(taking, request).text == repr(("hi", EVERY[name]))
+    assert ask(taking).text == "('hi', 'none')"
+    needing: Callable[..., str] = eval(f"lambda prompt, {name}: repr({name})")
+    assert ask(needing).text == (
+        "()" if name == "stop" else "{}" if name == "extra" else repr(getattr(Options(), name))
+    )
+    if name != "schema":
+        with pytest.raises(ModelError, match=f"takes no {name}") as raised:
+            ask(lambda prompt: prompt, request)
+        assert raised.value.kind == "bad_request"
+
+
+def test_a_function_that_takes_no_schema_is_told_it_in_the_prompt() -> None:
+    text = ask(lambda prompt: prompt, Request("hi", options=Options(schema={"type": "integer"}))).text
+    assert text.startswith("hi\n\n") and text.endswith('{"type":"integer"}')
+
+
+def test_a_system_text_is_the_prompts_beginning() -> None:
+    assert ask(lambda prompt: prompt, Request("hi", system="be brief")).text == "be brief\n\nhi"
 
 
 def test_a_chat_reaches_the_function_as_one_text() -> None:

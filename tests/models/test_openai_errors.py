@@ -12,7 +12,7 @@ from rlm.bench.latency import constant
 from rlm.bench.server import open_server
 from rlm.core.query import Completion, Request
 from rlm.errors import ModelError, UsageError
-from rlm.models.openai import OpenAIModel
+from rlm.models.providers.openai import OpenAIModel
 
 KEY = "sk-very-secret-0123456789"
 
@@ -125,7 +125,7 @@ def test_a_server_that_is_not_there_is_one_clear_line_with_its_url() -> None:
         base_url = f"http://user:password@127.0.0.1:{unused.getsockname()[1]}/v1"
         with pytest.raises(ModelError, match="cannot be reached") as caught:
             asyncio.run(_ask_and_close(OpenAIModel("m", base_url=base_url)))
-    assert caught.value.kind == "provider"
+    assert caught.value.kind == "connect"
     assert "password" not in str(caught.value)
     assert base_url.replace("user:password@", "") in str(caught.value)
 

@@ -20,10 +20,11 @@ from rlm.bench.latency import constant
 from rlm.bench.server import Server, open_server
 from rlm.core.query import Completion, Request, Usage
 from rlm.errors import ModelError, UsageError
-from rlm.models import transport as transport_module
 from rlm.models.answerer import Answerer
-from rlm.models.limit import ConcurrencyLimit
-from rlm.models.openai import OpenAIModel
+from rlm.models.limiter import Limiter
+from rlm.models.providers.openai import OpenAIModel
+from rlm.models.transports import httpx2 as httpx2_module
+from rlm.models.transports.tls import tls_context
 
 KEY = "sk-very-secret-0123456789"
 
@@ -59,7 +60,7 @@ def test_a_completion_brings_text_model_usage_and_finish_reason(run: Any, serve_
 def test_it_works_under_trio(serve_in_thread: Any) -> None:
     async def main(base_url: str) -> None:
         async with OpenAIModel("m", base_url=base_url) as model:
-            answerer = Answerer(model, limit=ConcurrencyLimit(4), query_seconds=30)
+            answerer = Answerer(model, limiter=Limiter(4), query_seconds=30)
             answers = await answerer.answer_batch([Request(str(n)) for n in range(10)])
             assert answers == [str(n) for n in range(10)]
 
@@ -104,12 +105,12 @@ def test_each_loop_has_its_own_client_and_closes_only_its_own(serve_in_thread: A
 
 def test_a_loop_that_was_never_closed_properly_is_not_kept_alive_by_the_model(serve_in_thread: Any) -> None:
     with serve_in_thread() as server:
-        model = OpenAIModel("m", base_url=server.base_url)
+        model = OpenAIModel("m", base_url=server.base_url, transport="httpx2")
         loop = asyncio.new_event_loop()
         loop.run_until_complete(model.complete(Request("hi")))
         reference = weakref.ref(loop)
-        clients = vars(loop)["_rlm_clients"]
-        [mine] = clients.values()
+        clients = vars(loop)["_rlm_connections"]
+        [mine] = clients[model._transport].values()
         loop.run_until_complete(mine.aclose())  # else the sockets themselves complain; the table stays
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()
@@ -122,7 +123,7 @@ def test_a_loop_that_was_never_closed_properly_is_not_kept_alive_by_the_model(se
 def test_ten_threads_with_loops_of_their_own_never_exceed_the_limit_at_the_server(serve_in_thread: Any) -> None:
     with serve_in_thread(latency=constant(0.005)) as server:
         model = OpenAIModel("m", base_url=server.base_url)
-        answerer = Answerer(model, limit=ConcurrencyLimit(4), query_seconds=30)
+        answerer = Answerer(model, limiter=Limiter(4), query_seconds=30)
         results: list[Any] = []
 
         async def batch() -> Any:
@@ -141,11 +142,12 @@ def test_ten_threads_with_loops_of_their_own_never_exceed_the_limit_at_the_serve
 def test_connections_are_as_many_as_the_queries_at_once_and_spread_over_several_clients() -> None:
     async def main() -> None:
         async with open_server(latency=constant(0.3)) as server:
-            async with OpenAIModel("m", base_url=server.base_url, max_connections=100) as model:
+            async with OpenAIModel("m", base_url=server.base_url, max_connections=100, transport="httpx2") as model:
                 await asyncio.gather(*(model.complete(Request(str(n))) for n in range(100)))
                 assert server.stats.max_in_flight == 100
-                [clients] = vars(asyncio.get_running_loop())["_rlm_clients"].values()
-                assert len(clients._clients) == -(-100 // transport_module._CONNECTIONS_PER_CLIENT)
+                table = vars(asyncio.get_running_loop())["_rlm_connections"]
+                [clients] = table[model._transport].values()
+                assert len(clients._clients) == -(-100 // httpx2_module._CONNECTIONS_PER_CLIENT)
                 assert sum(client.in_flight for client in clients._clients) == 0
 
     asyncio.run(main())
@@ -212,7 +214,7 @@ def test_a_model_that_wants_max_completion_tokens_gets_them_from_then_on() -> No
 def test_answers_of_other_shapes_are_read(message: Any, text: str) -> None:
     model = OpenAIModel("m", base_url="http://127.0.0.1:1")
     data = {"choices": [{"message": message, "finish_reason": "length"}], "usage": {"prompt_tokens": 3}}
-    assert model._read(data, "m") == Completion(text, "m", Usage(3, 0), "length")
+    assert model._read(data, "m") == Completion(text, "m", Usage(3, 0), "length", "openai")
 
 
 def test_https_trusts_the_given_authority_and_no_other() -> None:
@@ -225,7 +227,7 @@ def test_https_trusts_the_given_authority_and_no_other() -> None:
             async with OpenAIModel("m", base_url=server.base_url) as model:
                 with pytest.raises(ModelError, match=r"SSL_CERT_FILE or pass verify=") as caught:
                     await model.complete(Request("hi"))
-                assert caught.value.kind == "provider"
+                assert caught.value.kind == "connect"
 
     asyncio.run(main())
 
@@ -243,7 +245,7 @@ def test_ssl_cert_file_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_tls_context_is_built_once_per_process() -> None:
     contexts = []
-    threads = [threading.Thread(target=lambda: contexts.append(transport_module.tls_context(None))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: contexts.append(tls_context(None))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -260,7 +262,7 @@ def test_openai_itself_needs_a_key_and_another_server_does_not(monkeypatch: pyte
     assert OpenAIModel("m")._headers["authorization"] == f"Bearer {KEY}"
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1/")
     assert repr(OpenAIModel("m")) == "OpenAIModel('m', base_url='http://127.0.0.1:9/v1')"
-    assert OpenAIModel("m", base_url="http://[::1]:8/v1")._shown_url == "http://[::1]:8/v1"
+    assert OpenAIModel("m", base_url="http://[::1]:8/v1")._endpoint.shown_as == "http://[::1]:8/v1"
 
 
 @pytest.mark.parametrize("base_url", ["localhost:8000", "ftp://host/v1", "http://", "http://host:port/"])
@@ -280,7 +282,7 @@ def test_wrong_options_are_refused(tmp_path: Path) -> None:
         OpenAIModel("", api_key=KEY)
     (tmp_path / "empty.pem").write_text("nothing")
     with pytest.raises(UsageError, match="usable certificates"):
-        transport_module.tls_context(str(tmp_path / "empty.pem"))
+        tls_context(str(tmp_path / "empty.pem"))
 
 
 def test_its_requests_are_not_announced_in_the_applications_log_and_others_still_are(
@@ -304,11 +306,14 @@ def test_its_requests_are_not_announced_in_the_applications_log_and_others_still
         asyncio.run(main())
 
 
-def test_the_http_library_is_imported_when_a_model_is_made_and_not_before_nor_at_its_first_query() -> None:
+@pytest.mark.parametrize("library", ["httpx2", "httpcore2", "aiohttp"])
+def test_the_http_library_is_imported_when_a_model_is_made_and_not_before_nor_at_its_first_query(library: str) -> None:
+    name = library.replace("httpcore2", "httpx2")
     program = (
-        "import sys; from rlm.models.resolve import resolve_model; import rlm.models.openai; "
-        "before = 'httpx2' in sys.modules; resolve_model('openai/m', base_url='http://127.0.0.1:1'); "
-        "print(before, 'httpx2' in sys.modules, 'httpcore2' in sys.modules)"
+        "import sys; from rlm.models.resolve import resolve_model; import rlm.models.providers.openai; "
+        f"from rlm.models.providers.openai import OpenAIModel; before = {library!r} in sys.modules; "
+        f"OpenAIModel('m', base_url='http://127.0.0.1:1', transport={name!r}); "
+        f"print(before, {library!r} in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
-    assert done.stdout == "False True True\n"
+    assert done.stdout == "False True\n"

@@ -9,7 +9,7 @@ import rlm
 from rlm.core.query import Request
 from rlm.errors import UsageError
 from rlm.models.function import FunctionModel
-from rlm.models.openai import OpenAIModel
+from rlm.models.providers.openai import OpenAIModel
 from rlm.models.resolve import open_model, resolve_model
 from rlm.models.scripted import ScriptedModel
 
@@ -19,7 +19,7 @@ def test_a_name_gives_an_owned_model_and_all_after_the_first_slash_is_its_name()
     assert owned
     assert isinstance(model, OpenAIModel)
     assert model.name == "meta-llama/Llama-3"
-    assert model._max_connections == 7
+    assert model._endpoint.max_connections == 7
 
 
 def test_a_model_object_is_not_owned_and_a_function_is() -> None:

@@ -1,0 +1,57 @@
+"""What a failure means for what comes next: ask again, ask another, or tell the breaker."""
+
+from __future__ import annotations
+
+from rlm.errors import ModelError, RLMError
+
+_RETRIED_STATUS = frozenset({408, 409, 425, 429})
+# `truncated`: the connection broke inside an answer, so no complete one has arrived
+_OUTAGES = frozenset({"connect", "timeout", "overload", "provider", "truncated"})
+_RETRIED_KINDS = _OUTAGES | {"rate_limit"}
+_NEVER = frozenset({"auth", "quota", "unknown_model", "context_length", "schema"})
+_ELSEWHERE = frozenset({"auth", "quota", "unknown_model", "breaker_open", "context_length"})
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same question may well be answered a moment later.
+
+    Connect errors, timeouts, cut answers, 408, 409, 425, 429 and 5xx; never what a further attempt cannot change: a
+    429 that says the quota is spent, a wrong key, a prompt that is too long. Nor a stream of which text was heard.
+    """
+    if not isinstance(error, ModelError):
+        return isinstance(error, (OSError, TimeoutError, EOFError))
+    if error.partial or error.kind in _NEVER:
+        return False
+    if error.status is not None and 400 <= error.status < 500:
+        return error.status in _RETRIED_STATUS
+    return error.kind in _RETRIED_KINDS
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether it says that the provider itself is down: not a cancellation, no 4xx, nothing this package refused."""
+    if isinstance(error, ModelError):
+        return (
+            error.attempts > 0
+            and error.kind in _OUTAGES
+            and not (error.status is not None and 400 <= error.status < 500)
+        )
+    return isinstance(error, Exception) and not isinstance(error, RLMError)
+
+
+def is_worth_another(error: BaseException) -> bool:
+    """Whether another provider may answer where this one has finally failed."""
+    if isinstance(error, ModelError) and error.kind in _ELSEWHERE:
+        return not error.partial
+    return is_transient(error)
+
+
+def is_rate_limit(error: BaseException) -> bool:
+    """Whether the provider says that it is asked too often or by too many at once."""
+    return isinstance(error, ModelError) and error.kind == "rate_limit"
+
+
+def was_not_served(error: BaseException) -> bool:
+    """Whether the provider surely did no work on it, so that none of its tokens are spent."""
+    if not isinstance(error, ModelError):
+        return False
+    return error.attempts == 0 or error.kind == "connect" or (error.status is not None and 400 <= error.status < 500)

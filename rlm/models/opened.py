@@ -1,0 +1,71 @@
+"""A model in use without an environment: what it can do, by name, and how it does."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from rlm.core.query import Completion, Request
+from rlm.errors import UsageError
+from rlm.models.base import Model
+
+if TYPE_CHECKING:
+    from rlm.models.compose import Wrappers
+    from rlm.models.providers.embeddings import Embeddings
+
+
+class OpenedModel(Model):
+    """What `rlm.open_model` gives: a model with all that stands around it.
+
+    `retry`, `breaker`, `limiter` and `health` are those around it, None where there is none; their state can be read
+    at any time. What else the model has is reached through it.
+    """
+
+    def __init__(self, inner: Model, wrappers: Wrappers) -> None:
+        self.name, self.inner = inner.name, inner
+        self.retry, self.breaker = wrappers.retry, wrappers.breaker
+        self.limiter, self.health = wrappers.limiter, wrappers.health
+
+    async def complete(self, request: Request) -> Completion:
+        """Answer one request. Raises `ModelError`."""
+        return await self.inner.complete(request)
+
+    async def stream(self, request: Request, on_text: Callable[[str], Any]) -> Completion:
+        """As `complete`, telling `on_text` each piece of the answer as it comes. Raises `ModelError`, `UsageError`."""
+        stream: Callable[..., Awaitable[Completion]] = self._verb("stream", "does not stream")
+        return await stream(request, on_text)
+
+    async def embed(self, text: str, *, model: str | None = None, dimensions: int | None = None) -> list[float]:
+        """The vector of one text. Raises `ModelError`, `UsageError`."""
+        embed: Callable[..., Awaitable[list[float]]] = self._verb("embed", "has no embeddings")
+        return await embed(text, model=model, dimensions=dimensions)
+
+    async def embed_batch(
+        self, texts: list[str], *, model: str | None = None, dimensions: int | None = None
+    ) -> Embeddings:
+        """A vector for each text, in their order. Raises `ModelError`, `UsageError`."""
+        embed: Callable[..., Awaitable[Embeddings]] = self._verb("embed_batch", "has no embeddings")
+        return await embed(texts, model=model, dimensions=dimensions)
+
+    async def aclose(self) -> None:
+        """Close what belongs to the running loop."""
+        await self.inner.aclose()
+
+    def _verb(self, name: str, lack: str) -> Any:
+        if not hasattr(to_provider(self.inner), name):  # what is around it may have the word all the same
+            raise UsageError(f"the model {self.name} {lack}")
+        return getattr(self.inner, name)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "inner":
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def __repr__(self) -> str:
+        return f"<opened {self.inner!r}>"
+
+
+def to_provider(model: Model) -> Model:
+    """The model without anything around it."""
+    inner = model.__dict__.get("inner") or model.__dict__.get("_model") if hasattr(model, "__dict__") else None
+    return to_provider(inner) if isinstance(inner, Model) else model

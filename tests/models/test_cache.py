@@ -1,0 +1,420 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from provider_fakes import KEY, STREAM, FakeTransport, chat, events
+
+from rlm.core.query import Completion, Options, Request, Usage
+from rlm.errors import ModelError, UsageError
+from rlm.models import answer_file
+from rlm.models.answer_file import AnswerFile
+from rlm.models.base import Model
+from rlm.models.cache import Cache, to_identity, to_key
+from rlm.models.fallback import Fallback
+from rlm.models.price import Price
+from rlm.models.providers.openai import OpenAIModel
+from rlm.models.retry import Retry
+from rlm.models.scripted import ScriptedModel
+
+WHOLE = Completion("text \ud800 ☃", "m-1", Usage(1, 2, 3, 4), "length", "openai", 0.5, 3)
+
+
+def ask(model: Model, *prompts: str, **more: Any) -> list[str]:
+    async def main() -> list[str]:
+        return [(await model.complete(Request(prompt, **more))).text for prompt in prompts]
+
+    return asyncio.run(main())
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "answers.db"
+
+
+def rows(path: Path) -> int:
+    connection = sqlite3.connect(path)
+    try:
+        return int(connection.execute("SELECT count(*) FROM answers").fetchone()[0])
+    finally:
+        connection.close()
+
+
+def test_a_second_run_is_answered_from_the_file_alone(path: Path) -> None:
+    with Cache(path) as cache:
+        assert ask(cache.wrap(ScriptedModel(["1", "2"])), "a", "b") == ["1", "2"]
+    for mode in ("read_write", "replay"):
+        silent = ScriptedModel([])
+        with Cache(path, mode) as cache:
+            assert ask(cache.wrap(silent), "b", "a") == ["2", "1"]
+        assert silent.requests == []
+
+
+def test_an_answer_comes_back_whole_without_cost_and_attempts(path: Path) -> None:
+    for _ in range(2):
+        with Cache(path) as cache:
+            found = asyncio.run(cache.wrap(ScriptedModel([WHOLE])).complete(Request("a")))
+    assert found == Completion("text \ud800 ☃", "m-1", Usage(1, 2, 3, 4), "length", "openai", 0.0, 0)
+
+
+def test_a_request_made_twice_has_two_answers_and_a_later_run_gets_both_in_order(path: Path) -> None:
+    with Cache(path) as cache:
+        assert ask(cache.wrap(ScriptedModel(["1", "2", "3"])), "a", "a", "b") == ["1", "2", "3"]
+    with Cache(path) as cache:
+        assert ask(cache.wrap(ScriptedModel(["4"])), "a", "b", "a", "a") == ["1", "3", "2", "4"]
+    with Cache(path, "replay") as cache:
+        assert ask(cache.wrap(ScriptedModel([])), "a", "a", "a") == ["1", "2", "4"]
+
+
+def test_a_miss_in_replay_is_an_error_and_nothing_is_asked_or_written(path: Path) -> None:
+    with Cache(path) as cache:
+        ask(cache.wrap(ScriptedModel(["1"])), "a")
+    model = ScriptedModel(["2"])
+    with Cache(path, "replay") as cache:
+        replayed = cache.wrap(model)
+        for prompts, words in (
+            (["b"], "no answer, asked of scripted: 'b'"),
+            (["a", "a"], "no answer number 2 of this"),
+        ):
+            with pytest.raises(ModelError, match=words) as caught:
+                ask(replayed, *prompts)
+            assert (caught.value.kind, caught.value.attempts) == ("refused", 0)
+            assert str(path) in str(caught.value)
+    assert model.requests == []
+    assert rows(path) == 1
+
+
+def test_a_cache_that_is_off_is_not_there(path: Path) -> None:
+    model = ScriptedModel(["1", "2"])
+    with Cache(path, "off") as cache:
+        assert cache.wrap(model) is model
+    assert not path.exists()
+    with pytest.raises(UsageError, match="read_write"):
+        Cache(path, "on")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "failed",
+    [
+        ModelError("slow", kind="rate_limit"),
+        ValueError("x"),
+        Completion(""),
+        Completion("par", finish_reason="content_filter"),
+    ],
+)
+def test_only_whole_successful_answers_are_kept_and_what_failed_leaves_its_place(path: Path, failed: Any) -> None:
+    async def main(model: Model) -> None:
+        if isinstance(failed, Completion):
+            assert await model.complete(Request("a")) == failed
+        else:
+            with pytest.raises(type(failed)):
+                await model.complete(Request("a"))
+        assert (await model.complete(Request("a"))).text == "1"
+
+    with Cache(path) as cache:
+        asyncio.run(main(cache.wrap(ScriptedModel([failed, "1"]))))
+    with Cache(path, "replay") as cache:
+        assert ask(cache.wrap(ScriptedModel([])), "a") == ["1"]
+    assert rows(path) == 1
+
+
+def test_a_cancelled_query_leaves_its_place(path: Path) -> None:
+    async def main() -> None:
+        async def model(request: Request) -> str:
+            if not started.is_set():
+                started.set()
+                await asyncio.Event().wait()
+            return "1"
+
+        started = asyncio.Event()
+        cached = cache.wrap(ScriptedModel([model, model]))
+        task = asyncio.create_task(cached.complete(Request("a")))
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (await cached.complete(Request("a"))).text == "1"
+
+    with Cache(path) as cache:
+        asyncio.run(main())
+    with Cache(path, "replay") as cache:
+        assert ask(cache.wrap(ScriptedModel([])), "a") == ["1"]
+
+
+DIFFERENT: list[dict[str, Any]] = [
+    {"model": "x"},
+    {"max_tokens": 5},
+    {"kind": "rlm"},
+    {"system": "s"},
+    {"messages": ({"role": "assistant", "content": "a"},)},
+    {"options": Options(seed=1)},
+    {"options": Options(seed=2)},
+    {"options": Options(temperature=0)},
+    {"options": Options(top_p=0.5)},
+    {"options": Options(stop="x")},
+    {"options": Options(effort="low")},
+    {"options": Options(web_search=True)},
+    {"options": Options(schema={"type": "object"})},
+    {"options": Options(extra={"a": 1})},
+    {"options": Options(extra={"a": "1"})},
+]
+
+
+def test_whatever_makes_another_answer_makes_another_key() -> None:
+    keys = [to_key("m", Request("a", **more)) for more in ({}, *DIFFERENT)] + [to_key("n", Request("a"))]
+    assert len(set(keys)) == len(keys)
+    one, other = ({"b": {"x": 1, "y": 2}, "a": 0}, {"a": 0, "b": {"y": 2, "x": 1}})
+    assert to_key("m", Request("a", options=Options(extra=one))) == to_key(
+        "m", Request("a", options=Options(extra=other))
+    )
+    assert to_key("m", Request("a", options=Options())) == to_key("m", Request("a"))
+    with pytest.raises(UsageError, match="JSON"):
+        to_key("m", Request("a", options=Options(extra={"a": {1}})))
+
+
+def test_a_key_is_the_same_in_every_process() -> None:
+    program = (
+        "from rlm.models.cache import to_key; from rlm.core.query import Request; "
+        "print(to_key('m', Request('a', 'b', 5)).hex())"
+    )
+    seeds = [{**os.environ, "PYTHONHASHSEED": seed} for seed in ("1", "2")]
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for env in seeds
+    }
+    assert found == {to_key("m", Request("a", "b", 5)).hex()}
+
+
+def test_the_same_name_at_another_server_is_another_model(path: Path) -> None:
+    def at(port: int, text: str) -> OpenAIModel:
+        return OpenAIModel("m", base_url=f"http://127.0.0.1:{port}/v1", transport=FakeTransport(chat(text)))
+
+    with Cache(path) as cache:
+        assert ask(cache.wrap(at(1, "one")), "a") == ["one"]
+        assert ask(cache.wrap(at(2, "two")), "a") == ["two"]
+        assert ask(cache.wrap(at(1, "three")), "a") == ["one"]
+
+
+def test_several_models_behind_each_other_are_another_model_than_the_first_of_them(path: Path) -> None:
+    first, second = (OpenAIModel(name, base_url="http://127.0.0.1:1/v1") for name in ("a", "b"))
+    names = [to_identity(model) for model in (first, Fallback([first, second]), Fallback([second, first]))]
+    assert names[1] == f"{first.identity} else {second.identity}"
+    assert len(set(names)) == 3
+    assert to_identity(Retry().wrap(Price().wrap(first))) == first.identity == "openai/a at http://127.0.0.1:1/v1"
+
+
+def test_a_kept_answer_is_streamed_in_one_piece_and_parsed_by_its_schema(path: Path) -> None:
+    pieces = [{"choices": [{"delta": {"content": text}}]} for text in ('{"n"', ": 3}")]
+    end = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
+    transport = FakeTransport((200, STREAM, events(*pieces, end, "[DONE]")))
+    told: list[list[str]] = [[], []]
+    request = Request("a", options=Options(schema={"type": "object"}))
+
+    async def main() -> Any:
+        values = []
+        for heard in told:
+            model = cache.wrap(OpenAIModel("m", api_key=KEY, transport=transport))
+            completion = await model.stream(request, heard.append)  # type: ignore[attr-defined]
+            values.append((completion.text, completion.value))
+        return values
+
+    with Cache(path) as cache:
+        assert asyncio.run(main()) == [('{"n": 3}', None), ('{"n": 3}', {"n": 3})]
+    assert told == [['{"n"', ": 3}"], ['{"n": 3}']]
+
+
+def test_loops_in_many_threads_and_two_caches_share_one_file_and_lose_nothing(path: Path) -> None:
+    caches = [Cache(path), Cache(path)]
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        async def main() -> None:
+            cached = caches[number % 2].wrap(ScriptedModel(str.upper))
+            prompts = [f"p{number}-{n}" for n in range(40)] + [f"all-{n}" for n in range(10)]
+            found = await asyncio.gather(*(cached.complete(Request(prompt)) for prompt in prompts))
+            assert [one.text for one in found] == [prompt.upper() for prompt in prompts]
+
+        try:
+            asyncio.run(main())
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(40)
+    assert failures == []
+    for cache in caches:
+        cache.close()
+    assert rows(path) == 8 * 40 + 10
+
+
+def test_concurrent_askers_of_one_request_get_answers_of_their_own(path: Path) -> None:
+    async def main(model: Model) -> set[str]:
+        found = await asyncio.gather(*(model.complete(Request("a")) for _ in range(20)))
+        return {one.text for one in found}
+
+    with Cache(path) as cache:
+        first = asyncio.run(main(cache.wrap(ScriptedModel([str(n) for n in range(20)]))))
+    with Cache(path, "replay") as cache:
+        assert asyncio.run(main(cache.wrap(ScriptedModel([])))) == first == {str(n) for n in range(20)}
+
+
+@pytest.fixture
+def holder(path: Path) -> Any:
+    """Another program that holds the file for writing from when it is told to."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    yield connection
+    connection.close()
+
+
+def test_an_answer_that_cannot_be_written_is_given_and_written_later(
+    path: Path, holder: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answer_file, "_WAIT_MS", 1)
+    monkeypatch.setattr(answer_file, "_LAST_WAIT_MS", 1)
+    cache = Cache(path)
+    assert cache.file is not None
+    holder.execute("BEGIN IMMEDIATE")
+    assert ask(cache.wrap(ScriptedModel(["1", "2"])), "a", "b") == ["1", "2"]
+    assert cache.file.unsaved == 2
+    assert ask(cache.wrap(ScriptedModel([])), "a") == ["1"]  # from memory
+    with pytest.raises(UsageError, match="2 answers could not be written and are in memory still: database is locked"):
+        cache.close()
+    assert rows(path) == 0
+    holder.execute("ROLLBACK")
+    assert ask(cache.wrap(ScriptedModel(["3"])), "c") == ["3"]
+    assert (cache.file.unsaved, rows(path)) == (0, 3)
+    cache.close()
+    cache.close()
+
+
+def test_what_was_left_is_written_at_the_end(
+    path: Path, holder: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answer_file, "_WAIT_MS", 1)
+    cache = Cache(path)
+    holder.execute("BEGIN IMMEDIATE")
+    assert ask(cache.wrap(ScriptedModel(["1", "2"])), "a", "b") == ["1", "2"]
+    holder.execute("ROLLBACK")
+    cache.close()
+    assert rows(path) == 2
+
+
+def test_an_answer_survives_a_killed_process(path: Path) -> None:
+    program = (
+        "import asyncio, os, signal; from rlm.models.cache import Cache; from rlm.core.query import Request; "
+        "from rlm.models.scripted import ScriptedModel; "
+        f"asyncio.run(Cache({str(path)!r}).wrap(ScriptedModel(['1'])).complete(Request('a'))); "
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=30).returncode == -9
+    with Cache(path, "replay") as cache:
+        assert ask(cache.wrap(ScriptedModel([])), "a") == ["1"]
+
+
+def test_a_file_that_is_no_cache_is_one_clear_error_and_is_left_alone(tmp_path: Path) -> None:
+    text, other, empty = tmp_path / "text", tmp_path / "other.db", tmp_path / "directory"
+    text.write_text("no database, and long enough to be looked at as one" * 20)
+    connection = sqlite3.connect(other)
+    connection.execute("CREATE TABLE precious (x)")
+    connection.close()
+    empty.mkdir()
+    before = {path: path.read_bytes() for path in (text, other)}
+    for path in (text, other, empty, tmp_path / "missing" / "answers.db"):
+        for mode in ("read_write", "replay"):
+            with pytest.raises(UsageError, match="give another path") as caught:
+                Cache(path, mode)  # type: ignore[arg-type]
+            assert str(path) in str(caught.value)
+            assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="unable to open"):
+        Cache(tmp_path / "absent.db", "replay")
+    assert not (tmp_path / "absent.db").exists()
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_a_file_that_breaks_later_is_one_clear_error_and_what_came_is_given(path: Path) -> None:
+    with Cache(path) as cache:
+        ask(cache.wrap(ScriptedModel(["1"])), "a")
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE answers SET answer = '{\"text\":'")
+    connection.commit()
+    connection.close()
+    with Cache(path) as cache:
+        with pytest.raises(UsageError, match=r"cache .*answers\.db: it cannot be used"):
+            ask(cache.wrap(ScriptedModel([])), "a")
+        assert ask(cache.wrap(ScriptedModel(["2"])), "b") == ["2"]
+
+
+def test_a_closed_cache_says_so(path: Path) -> None:
+    cache = Cache(path)
+    cache.close()
+    with pytest.raises(UsageError, match="it is closed"):
+        ask(cache.wrap(ScriptedModel(["1"])), "a")
+
+
+def test_the_file_is_its_owners_alone_and_holds_neither_prompt_nor_key(path: Path) -> None:
+    transport = FakeTransport(chat("the answer"))
+    with Cache(path) as cache:
+        model = cache.wrap(OpenAIModel("m", api_key=KEY, transport=transport))
+        ask(model, "the prompt")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert KEY not in repr(model) + repr(cache)
+    content = path.read_bytes()
+    assert b"the answer" in content
+    assert b"the prompt" not in content
+    assert KEY.encode() not in content
+
+
+@given(
+    text=st.text(),
+    usage=st.none() | st.builds(Usage, st.integers(0, 9), st.integers(0, 9), st.integers(0, 9), st.integers(0, 9)),
+    reason=st.none() | st.text(max_size=5),
+)
+def test_any_completion_is_kept_as_it_is(text: str, usage: Usage | None, reason: str | None) -> None:
+    completion = Completion(text, "m", usage, reason, "p")
+    assert answer_file._from_text(answer_file._to_text(completion)) == completion
+    json.loads(answer_file._to_text(completion))
+
+
+def test_a_file_in_a_place_that_cannot_be_written_can_be_replayed() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # the tests' own is closed to other users
+        path = Path(folder, "answers.db")
+        with Cache(path) as cache:
+            ask(cache.wrap(ScriptedModel(["1"])), "a")
+        path.chmod(0o444)
+        Path(folder).chmod(0o555)
+        key = to_key("scripted", Request("a")).hex()
+        program = (
+            "import os, urllib.parse; from rlm.models.answer_file import AnswerFile; "
+            "os.getuid() or os.setresuid(65534, 65534, 65534); "
+            f"file = AnswerFile({str(path)!r}, read_only=True); "
+            f"print(file.find(bytes.fromhex({key!r}), 0).text)"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+        Path(folder).chmod(0o755)
+    assert done.stderr == ""
+    assert done.stdout == "1\n"
+
+
+def test_unsaved_counts_what_is_in_memory_only(path: Path) -> None:
+    file = AnswerFile(path)
+    file.keep(b"k", 0, WHOLE)
+    assert file.unsaved == 0
+    assert file.find(b"k", 1) is None
+    file.close()

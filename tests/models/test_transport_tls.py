@@ -1,0 +1,150 @@
+"""Encrypted connections, proxies and what the usual variables say about both, over every transport."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from faulty_server import FaultyServer, open_faulty_server
+from transport_ways import KEY, WAYS, Way, call
+
+from rlm.errors import ModelError, UsageError
+from rlm.models.transports.base import Endpoint
+from rlm.models.transports.proxies import proxy_of
+from rlm.models.transports.tls import tls_context
+
+OWN_WAYS = [way for way in WAYS if not way.is_callers]
+PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
+
+@pytest.fixture(params=OWN_WAYS, ids=str)
+def way(request: pytest.FixtureRequest) -> Way:
+    if request.param.transport in ("aiohttp", "pyreqwest", "httpx"):
+        pytest.importorskip(request.param.transport)
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture(autouse=True)
+def without_the_users_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in PROXY_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with open_faulty_server() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def tls_server() -> Iterator[FaultyServer]:
+    with open_faulty_server(tls=True) as opened:
+        yield opened
+
+
+async def _echo(way: Way, endpoint: Endpoint) -> None:
+    async with way.open() as transport:
+        assert (await transport.post(call(endpoint, "echo", b"hi"))).content == b"hi"
+        async with transport.stream(call(endpoint, "chunked", b"hi")) as reply:
+            assert b"".join([chunk async for chunk in reply.chunks]) == b"hi"
+
+
+async def _fails(way: Way, endpoint: Endpoint, path: str = "echo") -> ModelError:
+    async with way.open() as transport:
+        with pytest.raises(ModelError) as caught:
+            await transport.post(call(endpoint, path))
+    return caught.value
+
+
+def test_ssl_cert_file_is_honoured(way: Way, tls_server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", tls_server.ca_file)
+    way.run(_echo, way, Endpoint(tls_server.base_url))
+
+
+def test_an_authority_that_nobody_trusts_is_of_kind_connect_and_says_what_to_set(
+    way: Way, tls_server: FaultyServer
+) -> None:
+    error = way.run(_fails, way, Endpoint(tls_server.base_url))
+    assert error.kind == "connect"
+    assert "set SSL_CERT_FILE or pass verify=" in str(error)
+    assert KEY not in str(error)
+
+
+def test_verify_names_the_authorities_or_is_refused_by_name(way: Way, tls_server: FaultyServer) -> None:
+    context = ssl.create_default_context(cafile=tls_server.ca_file)
+    for verify in (tls_server.ca_file, context):
+        endpoint = Endpoint(tls_server.base_url, verify=verify)
+        if way.transport != "pyreqwest":
+            way.run(_echo, way, endpoint)
+            continue
+        with pytest.raises(UsageError, match="SSL_CERT_FILE"):
+            way.run(_echo, way, endpoint)
+
+
+def test_a_proxy_of_the_usual_variables_is_used_and_not_for_loopback(
+    way: Way, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = server.base_url.removesuffix("/v1")
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    way.run(_echo, way, Endpoint("http://upstream.test/v1"))
+    assert server.seen[0].target == "http://upstream.test/v1/echo"
+    assert server.seen[0].headers["host"] == "upstream.test"
+    server.seen.clear()
+    way.run(_echo, way, Endpoint(server.base_url))
+    assert server.seen[0].target == "/v1/echo"
+    server.seen.clear()
+    error = way.run(_fails, way, Endpoint("https://upstream.test/v1"))  # the proxy answers 502
+    assert error.kind == "connect"
+    assert [(seen.method, seen.target) for seen in server.seen] == [("CONNECT", "upstream.test:443")]
+    assert KEY not in str(server.seen)
+
+
+@pytest.mark.parametrize(
+    ("variables", "base_url", "proxy"),
+    [
+        ({"http_proxy": "http://p:1"}, "http://a.test/v1", "http://p:1"),
+        ({"HTTP_PROXY": "p:1"}, "http://a.test/v1", "http://p:1"),
+        ({"HTTPS_PROXY": "http://u:w@p:1"}, "https://a.test:8443/v1", "http://u:w@p:1"),
+        ({"HTTPS_PROXY": "http://p:1"}, "http://a.test/v1", None),
+        ({"ALL_PROXY": "http://p:1"}, "https://a.test/v1", "http://p:1"),
+        ({"HTTP_PROXY": "http://p:1", "NO_PROXY": "b.test,a.test"}, "http://a.test/v1", None),
+        ({"HTTP_PROXY": "http://p:1", "NO_PROXY": ".test"}, "http://x:y@a.test:80/v1", None),
+        ({"HTTP_PROXY": "http://p:1"}, "http://127.0.0.1:8000/v1", None),
+        ({}, "http://a.test/v1", None),
+    ],
+)
+def test_the_proxy_is_the_one_the_variables_name(
+    variables: dict[str, str], base_url: str, proxy: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert proxy_of(Endpoint(base_url)) == proxy
+
+
+def test_a_socks_proxy_is_refused_with_the_transport_that_speaks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://p:1")
+    with pytest.raises(UsageError, match=r"socks5 proxy.*httpx2"):
+        proxy_of(Endpoint("http://a.test/v1"))
+
+
+def test_the_tls_context_is_built_once_per_process_and_for_each_authority() -> None:
+    contexts: list[ssl.SSLContext] = []
+    threads = [threading.Thread(target=lambda: contexts.append(tls_context(None))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(contexts) == 4
+    assert len({id(context) for context in contexts}) == 1
+    assert tls_context(contexts[0]) is contexts[0]
+
+
+def test_a_file_without_certificates_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").write_text("nothing")
+    with pytest.raises(UsageError, match=r"empty\.pem holds no usable certificates"):
+        tls_context(str(tmp_path / "empty.pem"))
