@@ -22,6 +22,10 @@ _AWAIT = (
 _DONE = (
     "llm_batch_query(...) has its answers when it returns: leave the await away, or await llm_batch_query_async(...)."
 )
+_VALUE = (
+    "llm_query(..., schema=...) gives the value itself when it returns: leave the await away, or "
+    "await llm_query_async(...)."
+)
 _ANSWERED = "llm_query(...) has its answer when it returns and needs no event loop: call it plainly."
 _COROUTINE = "This is a coroutine that has not run yet: put `await` before the call. A cell may await at its top level."
 _LOOP = (
@@ -49,6 +53,8 @@ _ALWAYS = (
     Hint("SyntaxError", "'await' outside", _AWAIT),
     Hint("TypeError", "object list can't be used in 'await'", _DONE),
     Hint("TypeError", "'list' object can't be awaited", _DONE),
+    Hint("TypeError", "object dict can't be used in 'await'", _VALUE),
+    Hint("TypeError", "'dict' object can't be awaited", _VALUE),
     Hint("ValueError", "a coroutine was expected, got", _ANSWERED),
     Hint("TypeError", "'coroutine' object ", _COROUTINE),
     Hint("TypeError", '(not "coroutine")', _COROUTINE),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from keyword import iskeyword
 from typing import Any
 
-from rlm.core.query import Answer, Kind
+from rlm.core.query import Answer, Kind, Request
 from rlm.errors import LLMQueryError, QueryRefused, UsageError
 from rlm.repl.port import Port
 from rlm.repl.queries import RequestMaker, choose_one
@@ -28,13 +28,17 @@ _WHO = {"llm": "a model", "rlm": "a child run, which has a REPL of its own (with
 _SINGLE = """Ask {who} one question; return the answer, a str with .ok, .error, .usage, .model, .finish_reason.
 
     prompt (or text): a non-empty str. model: a name, else the environment's own. max_tokens: the longest answer,
-    default {max_tokens}; an int in second place is max_tokens too.
+    default {max_tokens}; an int in second place is max_tokens too.{options}
     {failure}"""
 _BATCH = """Ask {who} many questions side by side; return the list of answers in their order.
 
     queries (or prompts): an iterable of str or dict(prompt, model, max_tokens); an item's own options come before
     those of the call. A failed slot is an answer with .ok == False whose text starts with [ERROR].
-    [] gives []."""
+    [] gives [].{options}"""
+_OPTIONS = """
+    By keyword: system (a text before the prompt), temperature, top_p, seed, stop (a text or several), effort ("low",
+    "high", "none" or tokens: how much to think), web_search=True, extra (a dict for the provider, untouched).
+    schema: a JSON schema as a dict, or a pydantic class; then the answer is the parsed value {value}."""
 _RAISES = "Raises LLMQueryError when it fails; .answer of the error is the failed answer."
 _RETURNS = "A failure is an answer with .ok == False whose text starts with [ERROR]."
 
@@ -48,12 +52,17 @@ def make_query_words(
     for kind in kinds:
         maker = RequestMaker(kind, max_tokens, prompt_bytes)
         about = {"who": _WHO[kind], "max_tokens": max_tokens, "failure": _RETURNS if errors_as_text else _RAISES}
+        options = _OPTIONS if kind == "llm" else ""
         name = f"{kind}_query"
         single = _make_single(port, maker, name, errors_as_text)
         batch = _make_batch(port, maker, f"{kind}_batch_query")
-        for base, pair, text in ((name, single, _SINGLE), (f"{kind}_batch_query", batch, _BATCH)):
+        for base, pair, text, value in (
+            (name, single, _SINGLE, "itself"),
+            (f"{kind}_batch_query", batch, _BATCH, "in each slot that is ok"),
+        ):
+            shown = text.format(**about, options=options.format(value=value))
             for suffix, function in zip(("", "_async"), pair, strict=True):
-                words[base + suffix] = _name(function, base + suffix, text.format(**about))
+                words[base + suffix] = _name(function, base + suffix, shown)
     for alias, name in ALIASES.items():
         words[alias] = words[name]
         words[f"{alias}_async"] = words[f"{name}_async"]
@@ -62,23 +71,35 @@ def make_query_words(
 
 def _make_single(port: Port, maker: RequestMaker, word: str, errors_as_text: bool) -> tuple[Callable[..., Any], ...]:
     def query(
-        prompt: Text = None, model: str | int | None = None, max_tokens: int | None = None, *, text: Text = None
-    ) -> Answer:
+        prompt: Text = None,
+        model: str | int | None = None,
+        max_tokens: int | None = None,
+        *,
+        text: Text = None,
+        **options: Any,
+    ) -> Any:
         if text is not None or prompt is None:
             prompt = choose_one(word, "prompt", prompt, "text", text)
-        answer = port.ask((maker.one(word, prompt, model, max_tokens),))[0]
+        request = maker.one(word, prompt, model, max_tokens, options)
+        answer = port.ask((request,))[0]
         if answer.error is None or errors_as_text:
-            return answer
+            return to_given(request, answer) if options else answer
         raise _to_error(answer)
 
     async def query_async(
-        prompt: Text = None, model: str | int | None = None, max_tokens: int | None = None, *, text: Text = None
-    ) -> Answer:
+        prompt: Text = None,
+        model: str | int | None = None,
+        max_tokens: int | None = None,
+        *,
+        text: Text = None,
+        **options: Any,
+    ) -> Any:
         if text is not None or prompt is None:
             prompt = choose_one(word, "prompt", prompt, "text", text)
-        answer = (await port.ask_async((maker.one(word, prompt, model, max_tokens),)))[0]
+        request = maker.one(word, prompt, model, max_tokens, options)
+        answer = (await port.ask_async((request,)))[0]
         if answer.error is None or errors_as_text:
-            return answer
+            return to_given(request, answer) if options else answer
         raise _to_error(answer)
 
     return query, query_async
@@ -86,18 +107,35 @@ def _make_single(port: Port, maker: RequestMaker, word: str, errors_as_text: boo
 
 def _make_batch(port: Port, maker: RequestMaker, word: str) -> tuple[Callable[..., Any], ...]:
     def query(
-        queries: Many = None, model: str | int | None = None, max_tokens: int | None = None, *, prompts: Many = None
-    ) -> list[Answer]:
-        requests = maker.many(word, choose_one(word, "queries", queries, "prompts", prompts), model, max_tokens)
-        return list(port.ask(requests)) if requests else []
+        queries: Many = None,
+        model: str | int | None = None,
+        max_tokens: int | None = None,
+        *,
+        prompts: Many = None,
+        **options: Any,
+    ) -> list[Any]:
+        queries = choose_one(word, "queries", queries, "prompts", prompts)
+        requests = maker.many(word, queries, model, max_tokens, options)
+        return list(map(to_given, requests, port.ask(requests))) if requests else []
 
     async def query_async(
-        queries: Many = None, model: str | int | None = None, max_tokens: int | None = None, *, prompts: Many = None
-    ) -> list[Answer]:
-        requests = maker.many(word, choose_one(word, "queries", queries, "prompts", prompts), model, max_tokens)
-        return list(await port.ask_async(requests)) if requests else []
+        queries: Many = None,
+        model: str | int | None = None,
+        max_tokens: int | None = None,
+        *,
+        prompts: Many = None,
+        **options: Any,
+    ) -> list[Any]:
+        queries = choose_one(word, "queries", queries, "prompts", prompts)
+        requests = maker.many(word, queries, model, max_tokens, options)
+        return list(map(to_given, requests, await port.ask_async(requests))) if requests else []
 
     return query, query_async
+
+
+def to_given(request: Request, answer: Answer) -> Any:
+    """What the asker is given: of an ok answer to a request with a schema the parsed value, else the answer."""
+    return answer if request.options.schema is None or answer.error is not None else answer.value
 
 
 def _to_error(answer: Answer) -> LLMQueryError:

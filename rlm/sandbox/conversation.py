@@ -17,7 +17,7 @@ from rlm.core.describe import error_text, type_name
 from rlm.core.enforced import NOTHING
 from rlm.core.query import Answer, Request
 from rlm.core.waiting import is_cancellation
-from rlm.sandbox.calls import argument_bytes, pack_answers, pack_failure, pack_result, read_ask, read_tool
+from rlm.sandbox.calls import argument_bytes, ask_bytes, pack_answers, pack_failure, pack_result, read_ask, read_tool
 from rlm.sandbox.channel import Channel, Strays
 from rlm.sandbox.clock import CellClock
 from rlm.sandbox.desk import REFUSALS_BEFORE_STOP, Desk, QueryCount, QueryLog, refuse_all
@@ -180,7 +180,7 @@ class Conversation:
         requests = read_ask(frame, self._desk.limits.prompt_bytes)
         if self._stopping:
             return
-        size = frame.size + _CALL_BYTES
+        size = ask_bytes(frame) + _CALL_BYTES
         reason = _TOO_MUCH if self._is_too_much(size) else self._count.take(len(requests))
         if reason:
             self._reply(call, refuse_all(requests, reason))

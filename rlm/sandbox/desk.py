@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from rlm.bridge.base import Bridge
 from rlm.core.limits import Limits
-from rlm.core.query import Answer, AnswerError, QueryRecord, Request
+from rlm.core.options import dump_options
+from rlm.core.query import NO_OPTIONS, Answer, AnswerError, Options, QueryRecord, Request
 from rlm.errors import UsageError
 from rlm.models.answerer import Answerer
 from rlm.models.limit import ConcurrencyLimit
@@ -19,6 +20,7 @@ from rlm.repl.vocabulary import check_tool_name
 _TOOL_CONCURRENCY = 32
 _LOGGED_CHARS = 256 << 20
 _BEGINNING_CHARS = 1000
+_OPTION_FACTOR = 30  # a byte of JSON may become so many
 REFUSALS_BEFORE_STOP = 3
 
 
@@ -93,18 +95,29 @@ class Desk:
 class QueryLog(list[QueryRecord]):
     """The records of one cell. Once its prompts add up to 256 MiB, further ones keep their beginning only.
 
-    Else a cell could fill the host's memory with questions that have long been answered.
+    A system text and options count too, once for requests that share them, and are then left out. Else a cell could
+    fill the host's memory with questions that have long been answered.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._room_chars = _LOGGED_CHARS
+        self._weighed: tuple[str | None, Options] = None, NO_OPTIONS
 
     def append(self, record: QueryRecord) -> None:
-        self._room_chars -= len(record.request.prompt)
-        if self._room_chars < 0 and len(record.request.prompt) > _BEGINNING_CHARS:
-            beginning = record.request.prompt[:_BEGINNING_CHARS] + " [cut]"
-            record = replace(record, request=replace(record.request, prompt=beginning))
+        request = record.request
+        self._room_chars -= len(request.prompt)
+        if request.options is not self._weighed[1] or request.system is not self._weighed[0]:
+            self._weighed = request.system, request.options
+            self._room_chars -= len(request.system or "")
+            if request.options is not NO_OPTIONS:
+                self._room_chars -= _OPTION_FACTOR * len(dump_options(request.options))
+        if self._room_chars < 0:
+            if len(request.prompt) > _BEGINNING_CHARS:
+                request = replace(request, prompt=request.prompt[:_BEGINNING_CHARS] + " [cut]")
+            if len(request.system or "") > _BEGINNING_CHARS or request.options is not NO_OPTIONS:
+                request = replace(request, system=(request.system or "")[:_BEGINNING_CHARS] or None, options=NO_OPTIONS)
+            record = replace(record, request=request)
         super().append(record)
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rlm.core.cell import CellResult
-from rlm.core.query import Answer, Request
+from rlm.core.options import dump_options
+from rlm.core.query import NO_OPTIONS, Answer, Request
 from rlm.errors import SandboxError
 from rlm.sandbox.calls import Packed
 from rlm.sandbox.protocol import Header
@@ -18,6 +19,7 @@ from rlm.sandbox.values import pack_value
 JOURNAL_BYTES = 64 << 20
 _SHORT_CHARS = 1000
 _CALL_BYTES = 200  # what the host spends on a call beside its texts
+_VALUE_FACTOR = 30  # a byte of JSON may become so many
 _ADDRESS = re.compile(r"\b0x[0-9a-f]{6,16}\b")
 
 Key = tuple[Any, ...]
@@ -41,7 +43,9 @@ class Call:
         """Its texts, in characters or bytes."""
         if isinstance(self.given, tuple):
             return _CALL_BYTES + sum(map(len, self.given[1]))
-        return _CALL_BYTES + sum(map(len, self.given or ()))
+        given = self.given or ()
+        values = [len(answer) for answer in given if answer.value is not None]
+        return _CALL_BYTES + sum(map(len, given)) + (_VALUE_FACTOR * sum(values) if values else 0)
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,14 @@ def brief(text: str) -> str:
 
 def query_key(requests: Sequence[Request]) -> Key:
     """The key of a query or batch."""
-    return tuple([(r.kind, r.model, r.max_tokens, brief(r.prompt)) for r in requests])
+    return tuple(
+        [
+            (r.kind, r.model, r.max_tokens, brief(r.prompt))
+            if r.options is NO_OPTIONS and r.system is None
+            else (r.kind, r.model, r.max_tokens, brief(r.prompt), brief(r.system or ""), brief(dump_options(r.options)))
+            for r in requests
+        ]
+    )
 
 
 def tool_key(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Key:

@@ -244,6 +244,13 @@ class WorkerPool:
                 zygote.abandon()
 
 
+def is_born_with_context(pool: object) -> bool:
+    """Whether the workers of this pool, if there is one, have a `context`. Raises `UsageError` for what is none."""
+    if pool is not None and not isinstance(pool, WorkerPool):
+        raise UsageError(f"pool={pool!r:.80}: give a rlm.WorkerPool")
+    return pool is not None and pool.has_context
+
+
 def make_plan(limits: Limits, isolation: Isolation) -> Plan:
     """What of the limits a worker gets at its birth."""
     folder = scratch_folder() if isolation == "none" or "scratch_bytes" in limits.given() else ""

@@ -121,7 +121,7 @@ def test_a_failed_query_may_be_returned_as_text(make_bench: Any, call: str) -> N
         ("'p', max_tokens='many'", "TypeError", "must be an int, not str"),
         ("'p', max_tokens=0", "ValueError", "above 0, not 0"),
         ("'p', max_tokens=-5", "ValueError", "above 0, not -5"),
-        ("'p', temperature=0", "TypeError", "temperature"),
+        ("'p', temp=0", "TypeError", "has no option 'temp': accepted are prompt (or text), model, max_tokens"),
     ],
 )
 def test_what_is_wrong_with_a_query_is_said(bench: Any, plain: str, arguments: str, kind: str, words: str) -> None:

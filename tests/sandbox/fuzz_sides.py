@@ -17,7 +17,7 @@ from rlm.bridge.pure_async import PureAsyncBridge
 from rlm.core.query import Completion, Request
 from rlm.models.answerer import Answerer
 from rlm.models.base import Model
-from rlm.models.limit import ConcurrencyLimit
+from rlm.models.limiter import Limiter
 from rlm.sandbox import desk
 from rlm.sandbox.conversation import Worker
 from rlm.sandbox.lifeline import WorkerProcess
@@ -35,11 +35,14 @@ def to_bytes(action: Any, number: int) -> bytes:
         cell = number + action.offset
         requests = [["llm", None, None]] * len(action.prompts)
         prompts = [f"{cell} {what}".encode() for what in action.prompts]
-        return packed({"t": "ask", "cell": cell, "id": action.id, "q": requests}, prompts)
+        header = {"t": "ask", "cell": cell, "id": action.id, "q": requests}
+        if action.options:
+            return packed({**header, "q": [[*one, 0] for one in requests], "o": 1}, [*prompts, b"", action.options])
+        return packed(header, prompts)
     if isinstance(action, Tool):
         cell = number + action.offset
-        header = {"t": "tool", "cell": cell, "id": action.id, "name": action.name, "kwargs": {}}
-        return packed({**header, "args": [{"k": "json", "v": f"of {cell}"}] if action.args is None else action.args})
+        call = {"t": "tool", "cell": cell, "id": action.id, "name": action.name, "kwargs": {}}
+        return packed({**call, "args": [{"k": "json", "v": f"of {cell}"}] if action.args is None else action.args})
     if isinstance(action, Drop):
         return packed({"t": "drop", "cell": number + action.offset, "id": action.id})
     if isinstance(action, Done):
@@ -191,7 +194,7 @@ class World(Model):
         self.asked: Counter[int] = Counter()
         self.amiss: list[str] = []
         """What came here under another cell than its own."""
-        self._answerer = Answerer(self, limit=ConcurrencyLimit(SLOTS), query_seconds=2 * HANG_SECONDS)
+        self._answerer = Answerer(self, limiter=Limiter(SLOTS), query_seconds=2 * HANG_SECONDS)
         self._bridge = PureAsyncBridge()
         self.tools = desk.Toolbox({"tool": self.tool, "hold_tool": self.hold_tool, "big_tool": self.big_tool})
         self.desk = desk.Desk(self._answerer, self, limits, self.tools, 100, "raise")  # type: ignore[arg-type]

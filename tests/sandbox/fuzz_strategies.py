@@ -52,7 +52,12 @@ _ANY_HEADERS = st.dictionaries(TEXTS, JSON, max_size=4) | st.fixed_dictionaries(
     optional={
         "id": _IDS,
         "cell": st.integers(0, 3) | JSON,
-        "q": st.lists(st.tuples(st.just("llm"), JSON, JSON) | JSON, max_size=3) | JSON,
+        "q": st.lists(
+            st.tuples(st.just("llm"), JSON, JSON) | st.tuples(st.just("llm"), JSON, JSON, ODD_NUMBERS) | JSON,
+            max_size=3,
+        )
+        | JSON,
+        "o": st.integers(0, 3) | JSON,
         "name": st.sampled_from(["tool", "x"]) | JSON,
         "args": st.lists(_SPECS | JSON, max_size=3) | JSON,
         "kwargs": st.dictionaries(TEXTS, _SPECS | JSON, max_size=2) | JSON,
@@ -126,11 +131,12 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 
 
 class Ask(NamedTuple):
-    """Queries under the cell `offset` away from the running one."""
+    """Queries under the cell `offset` away from the running one; options: as bytes, of them all."""
 
     id: Any
     prompts: tuple[str, ...]
     offset: int = 0
+    options: bytes = b""
 
 
 class Tool(NamedTuple):
@@ -203,9 +209,25 @@ class Act(NamedTuple):
 _CALLS = st.integers(1, 7)
 _OFFSETS = st.sampled_from([0, 0, 0, 0, 0, 0, -1, 1])
 _ANY_IDS = st.one_of(_CALLS, _CALLS, _CALLS, _CALLS, _CALLS, st.sampled_from([2.5, "x", True, None]))
-_ASKS = st.builds(
-    Ask, _ANY_IDS, st.lists(st.sampled_from(["a", "hold", "fail"]), min_size=1, max_size=4).map(tuple), _OFFSETS
+_OPTION_NAMES = ("temperature", "top_p", "seed", "stop", "effort", "web_search", "schema", "extra")
+_GOOD_OPTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "temperature": st.floats(0, 2), "seed": st.integers(0, 9), "stop": st.lists(st.sampled_from("xy")),
+        "effort": st.sampled_from(["low", 5]), "web_search": st.booleans(),
+        "extra": st.dictionaries(st.sampled_from("ab"), st.none() | st.lists(st.integers())),
+    },
+)  # fmt: skip
+_ODD_OPTIONS = st.dictionaries(st.sampled_from(_OPTION_NAMES) | TEXTS, JSON, max_size=3) | JSON
+_DEEP_OPTIONS = DEPTHS.map(lambda depth: b'{"extra":' + b'{"a":' * depth + b"1" + b"}" * depth + b"}")
+OPTION_TEXTS: st.SearchStrategy[bytes] = named(
+    (_GOOD_OPTIONS | _ODD_OPTIONS).map(lambda given: json.dumps(given).encode()) | _DEEP_OPTIONS | st.binary(max_size=9)
 )
+"""What stands for the options of a query: good, odd, nested without end, or no JSON."""
+_PROMPTS = st.lists(st.sampled_from(["a", "hold", "fail"]), min_size=1, max_size=4).map(tuple)
+_GOOD_TEXTS = _GOOD_OPTIONS.map(lambda given: json.dumps(given).encode())
+_PLAIN_ASKS = st.builds(Ask, _ANY_IDS, _PROMPTS, _OFFSETS)
+_ASKS = _PLAIN_ASKS | _PLAIN_ASKS | st.builds(Ask, _ANY_IDS, _PROMPTS, _OFFSETS, _GOOD_TEXTS)
 _ARGUMENTS = st.none() | st.none() | st.lists(_SPECS, max_size=2) | JSON
 _TOOL_NAMES = ("tool", "tool", "tool", "hold_tool", "hold_tool", "big_tool", "other")
 _TOOLS = st.builds(
@@ -235,6 +257,7 @@ _LIVELY = (
 )
 _RARE = (
     _DONES
+    | st.builds(Ask, _CALLS, _PROMPTS, _OFFSETS, OPTION_TEXTS)
     | st.builds(Again, st.integers(0, 30), st.integers(50, 300))
     | st.builds(Flood, st.sampled_from(["ask", "tool", "dropped", "quick"]), st.integers(5, 60))
     | st.builds(Frame, HEADERS, PARTS, st.booleans())

@@ -10,14 +10,28 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fuzz_strategies import DAMAGED_FRAMES, GOOD_FRAMES, HEADERS, JSON, PARTS, REPLIES, STREAMS, cut, framed, packed
+from fuzz_strategies import (
+    DAMAGED_FRAMES,
+    GOOD_FRAMES,
+    HEADERS,
+    JSON,
+    OPTION_TEXTS,
+    PARTS,
+    REPLIES,
+    STREAMS,
+    cut,
+    framed,
+    packed,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rlm
+from rlm.core.options import read_options
 from rlm.core.portable import MAX_DEPTH, decode_value
+from rlm.repl.queries import RequestMaker
 from rlm.sandbox import calls
-from rlm.sandbox.calls import argument_bytes, pack_tool, read_ask, read_tool
+from rlm.sandbox.calls import argument_bytes, ask_bytes, pack_tool, read_ask, read_tool
 from rlm.sandbox.outcome import read_outcome
 from rlm.sandbox.protocol import HEAD, MAX_HEADER_BYTES, Frame, FrameReader, ProtocolError
 from rlm.sandbox.question import check_reply, reply_value
@@ -184,6 +198,46 @@ def test_what_is_read_of_an_ask_is_what_a_cell_may_ask(ask: tuple[Any, list[byte
         assert request.max_tokens is None or (type(request.max_tokens) is int and 0 < request.max_tokens < 1 << 31)
         assert request.prompt.encode("utf-8", "surrogatepass") == part
         assert 0 < len(part) <= PROMPT_BYTES
+
+
+@settings(max_examples=200)
+@given(
+    OPTION_TEXTS, st.sampled_from([b"", b"s", b"\xed\xa0\x80", b"\xff", b"x" * PROMPT_BYTES, b"x" * (PROMPT_BYTES + 1)])
+)
+def test_what_is_read_of_options_is_what_a_cell_may_say(options: bytes, system: bytes) -> None:
+    frame = received({"q": [["llm", None, None, 0]], "o": 1}, [b"x", system, options])
+    try:
+        (request,) = read_ask(frame, PROMPT_BYTES)
+    except (ProtocolError, ValueError):  # and of no other kind
+        return
+    assert (request.system or "").encode("utf-8", "surrogatepass") == system
+    assert len(system) <= PROMPT_BYTES
+    text = json.dumps(request.options.to_canonical(), allow_nan=False)
+    assert read_options(text) == request.options
+    said = RequestMaker("llm", 5, PROMPT_BYTES).one("w", "x", None, None, request.options.to_canonical())
+    assert said.options == request.options
+
+
+COSTLY_OPTIONS = {
+    "lists": "[[],[],[]]", "dicts": '{"a":{}}', "numbers": "[1000,1001,1002]", "texts": '["ab","cd"]',
+    "one": '"xxxxxxxx"',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [1, 16])
+@pytest.mark.parametrize("name", COSTLY_OPTIONS)
+def test_what_the_options_of_an_ask_cost_is_known(name: str, count: int) -> None:
+    inner = ",".join([COSTLY_OPTIONS[name]] * (60_000 // (len(COSTLY_OPTIONS[name]) + 1)))
+    parts = [b"", b'{"extra":{"a":[' + inner.encode() + b"]}}"] * count
+    frame = received({"q": [["llm", None, None, at] for at in range(count)], "o": count}, [b"x"] * count + parts)
+    tracemalloc.start()
+    try:
+        requests = read_ask(frame, PROMPT_BYTES)
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert len(requests) == count
+    assert held < ask_bytes(frame)
 
 
 @settings(max_examples=100)
