@@ -12,16 +12,21 @@ _HOMES = {
     "Answer": "rlm.core.query",
     "AnswerError": "rlm.core.query",
     "AsyncRLMReplEnvironment": "rlm.environment",
+    "Breaker": "rlm.models.breaker",
+    "Cache": "rlm.models.cache",
     "CellError": "rlm.core.cell",
     "CellResult": "rlm.core.cell",
     "Completion": "rlm.core.query",
     "Enforced": "rlm.core.enforced",
+    "Fallback": "rlm.models.fallback",
     "Final": "rlm.core.cell",
     "IsolationWarning": "rlm.errors",
     "LLMQueryError": "rlm.errors",
+    "Limiter": "rlm.models.limiter",
     "Limits": "rlm.core.limits",
     "Model": "rlm.models.base",
     "ModelError": "rlm.errors",
+    "Options": "rlm.core.query",
     "Protection": "rlm.core.enforced",
     "QueryRecord": "rlm.core.query",
     "QueryRefused": "rlm.errors",
@@ -29,6 +34,7 @@ _HOMES = {
     "RLMError": "rlm.errors",
     "RLMReplEnvironment": "rlm.sync",
     "Request": "rlm.core.query",
+    "Retry": "rlm.models.retry",
     "RunResult": "rlm.agent.run",
     "SandboxError": "rlm.errors",
     "SandboxUnavailable": "rlm.errors",
@@ -39,6 +45,7 @@ _HOMES = {
     "UsageError": "rlm.errors",
     "ValueNotPortable": "rlm.errors",
     "WorkerPool": "rlm.sandbox.pool",
+    "from_client": "rlm.models.clients",
     "open_model": "rlm.models.resolve",
 }
 
@@ -56,6 +63,7 @@ if TYPE_CHECKING:
     from rlm.core.query import Answer as Answer
     from rlm.core.query import AnswerError as AnswerError
     from rlm.core.query import Completion as Completion
+    from rlm.core.query import Options as Options
     from rlm.core.query import QueryRecord as QueryRecord
     from rlm.core.query import Request as Request
     from rlm.core.query import Usage as Usage
@@ -71,7 +79,13 @@ if TYPE_CHECKING:
     from rlm.errors import UsageError as UsageError
     from rlm.errors import ValueNotPortable as ValueNotPortable
     from rlm.models.base import Model as Model
+    from rlm.models.breaker import Breaker as Breaker
+    from rlm.models.cache import Cache as Cache
+    from rlm.models.clients import from_client as from_client
+    from rlm.models.fallback import Fallback as Fallback
+    from rlm.models.limiter import Limiter as Limiter
     from rlm.models.resolve import open_model as open_model
+    from rlm.models.retry import Retry as Retry
     from rlm.models.scripted import ScriptedModel as ScriptedModel
     from rlm.sandbox.pool import WorkerPool as WorkerPool
     from rlm.sandbox.snapshot import Snapshot as Snapshot

@@ -14,21 +14,22 @@ import anyio
 
 from rlm.bridge.choose import choose_bridge
 from rlm.core.cell import CellResult
+from rlm.core.checks import check_choice, check_combinations, check_shapes
 from rlm.core.enforced import Enforced
 from rlm.core.events import CellFinished, CellStarted, Listener
 from rlm.core.limits import Limits
-from rlm.core.query import Answer, Request
+from rlm.core.query import Answer, Request, Usage
 from rlm.core.waiting import current_loop_key, in_trio
 from rlm.errors import LLMQueryError, QueryRefused, UsageError
 from rlm.models.answerer import Answerer
 from rlm.models.base import Model
-from rlm.models.limit import ConcurrencyLimit
-from rlm.models.resolve import resolve_model
+from rlm.models.limiter import Limiter
+from rlm.models.resolve import compose_model, make_limiter
 from rlm.repl.queries import RequestMaker
 from rlm.sandbox.choose import make_sandbox
 from rlm.sandbox.desk import Desk, Toolbox
 from rlm.sandbox.isolation import Isolation
-from rlm.sandbox.pool import WorkerPool
+from rlm.sandbox.pool import WorkerPool, is_born_with_context
 from rlm.sandbox.process import ProcessSandbox
 from rlm.sandbox.snapshot import Snapshot
 
@@ -45,6 +46,7 @@ class Parameters(TypedDict, total=False):
     cell_timeout: float | None
     compute_timeout: float | None
     max_concurrency: int
+    limiter: Limiter | None
     max_tokens: int
     tools: Mapping[str, Callable[..., Any]] | None
     query_errors: Literal["raise", "text"]
@@ -71,7 +73,8 @@ class AsyncRLMReplEnvironment:
     sandbox: `process` (a worker process; a cell can be interrupted and killed) or `inline` (the host's own thread).
     use_pure_async: the side; None reads `RLM_USE_PURE_ASYNC`, else True. `bridge="nested"` is the third, inline only.
     limits: see `Limits`; `cell_timeout` and `compute_timeout` are shorthands for two of them, in seconds.
-    max_concurrency: queries at the model at once, over all cells, threads and host calls of this environment.
+    max_concurrency: queries at the model at once, over all cells, threads and host calls of this environment and its
+        forks. limiter: instead, a `Limiter`, which may be shared with other environments and wait for rates too.
     max_tokens: of an answer, where a query names none.
     tools: name -> function of the host that cells may call.
     query_errors: `raise` (a failed `llm_query` raises `LLMQueryError` in the cell) or `text` (it returns the text).
@@ -99,6 +102,7 @@ class AsyncRLMReplEnvironment:
         cell_timeout: float | None = None,
         compute_timeout: float | None = None,
         max_concurrency: int = 256,
+        limiter: Limiter | None = None,
         max_tokens: int = 4000,
         tools: Mapping[str, Callable[..., Any]] | None = None,
         query_errors: Literal["raise", "text"] = "raise",
@@ -111,34 +115,32 @@ class AsyncRLMReplEnvironment:
         read_paths: Sequence[str | os.PathLike[str]] = (),
         pool: WorkerPool | None = None,
     ) -> None:
-        check_shapes(limits, tools, pool)
-        _check_choice("sandbox", sandbox, _SANDBOXES)
-        _check_choice("query_errors", query_errors, ("raise", "text"))
+        check_shapes(limits, tools)
+        check_choice("sandbox", sandbox, _SANDBOXES)
+        check_choice("query_errors", query_errors, ("raise", "text"))
         self.limits = (limits or Limits()).override(cell_seconds=cell_timeout, compute_seconds=compute_timeout)
-        _check_combinations(sandbox, self.limits, model, base_url)
+        check_combinations(sandbox, self.limits, model, base_url)
         self._owned, self._model = False, None
+        limiter = make_limiter(limiter, max_concurrency)
         if model is not None:
-            self._model, self._owned = resolve_model(model, base_url=base_url, max_connections=max_concurrency)
+            self._model, self._owned = compose_model(model, base_url=base_url, limiter=limiter)
         self._toolbox = Toolbox(tools or {})
         self._bridge = choose_bridge(use_pure_async, bridge, sandbox, self._end_loop)
         self._answerer = Answerer(
-            self._model, limit=ConcurrencyLimit(max_concurrency), query_seconds=self.limits.query_seconds,
+            self._model, limiter=limiter, query_seconds=self.limits.query_seconds,
             default_max_tokens=max_tokens, child=child_model, listener=listener, depth=depth,
         )  # fmt: skip
         self._child = child_model
         self._requests = RequestMaker("llm", max_tokens, self.limits.prompt_bytes)
         self._query_errors = query_errors
         self._listener, self._depth = listener, depth
-        # the workers of some pools are born with a context
-        born_with = context is None and pool is not None and pool.has_context
-        variables = {} if born_with else {"context": context}
+        variables = {} if is_born_with_context(pool) and context is None else {"context": context}
         desk = Desk(self._answerer, self._bridge, self.limits, self._toolbox, max_tokens, query_errors, variables)
         self._sandbox = make_sandbox(sandbox, desk, isolation, preload, read_paths, pool)
         self._sharing = WeakSet([self])  # the environments that use this model, forked from one another
         self._same = Parameters(  # for `fork`
-            use_pure_async=self._bridge.name == "pure_async", limits=self.limits, max_concurrency=max_concurrency,
+            use_pure_async=self._bridge.name == "pure_async", limits=self.limits, limiter=limiter, depth=depth,
             max_tokens=max_tokens, tools=tools, query_errors=query_errors, child_model=child_model, listener=listener,
-            depth=depth,
         )  # fmt: skip
         self._pid = os.getpid()
         self._loop: Any = None
@@ -156,6 +158,16 @@ class AsyncRLMReplEnvironment:
     def path(self) -> str:
         """The side that runs: `process/pure_async`, `inline/threaded` and so on."""
         return f"{self._sandbox.name}/{self._bridge.name}"
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of all queries so far, those of the host and of children included, where reported."""
+        return self._answerer.spending.usage
+
+    @property
+    def cost_usd(self) -> float | None:
+        """What they cost; None where the price of one is not known."""
+        return self._answerer.spending.cost_usd
 
     async def __aenter__(self) -> AsyncRLMReplEnvironment:
         async with self._my_turn():
@@ -190,22 +202,31 @@ class AsyncRLMReplEnvironment:
                 self._listener(CellFinished(self._depth, result))
             return result
 
-    async def llm_query_async(self, prompt: str, model: str | None = None, max_tokens: int | None = None) -> Answer:
+    async def llm_query_async(
+        self, prompt: str, model: str | None = None, max_tokens: int | None = None, **options: Any
+    ) -> Answer:
         """Ask the model from host code, over this environment's side of the flag and under its limits.
 
-        Raises `LLMQueryError` where the query fails, or returns the failed answer if `query_errors="text"`.
+        options: as in cells (`temperature=0`, `schema=...`). Raises `LLMQueryError` where the query fails, or returns
+        the failed answer if `query_errors="text"`.
         """
-        (answer,) = await self._ask([self._checked(self._requests.one, "llm_query", prompt, model, max_tokens)])
+        request = self._checked(self._requests.one, "llm_query", prompt, model, max_tokens, options)
+        (answer,) = await self._ask([request])
         if answer.error is not None and self._query_errors == "raise":
             refused = answer.error.kind == "refused"
             raise (QueryRefused if refused else LLMQueryError)(answer.error.message, answer)
         return answer
 
     async def llm_batch_query_async(
-        self, queries: Iterable[str | Mapping[str, Any]], model: str | None = None, max_tokens: int | None = None
+        self,
+        queries: Iterable[str | Mapping[str, Any]],
+        model: str | None = None,
+        max_tokens: int | None = None,
+        **options: Any,
     ) -> list[Answer]:
         """Ask many at once: one `Answer` for each, in order; a failed one has `ok == False`."""
-        return await self._ask(self._checked(self._requests.many, "llm_batch_query", queries, model, max_tokens))
+        requests = self._checked(self._requests.many, "llm_batch_query", queries, model, max_tokens, options)
+        return await self._ask(requests)
 
     def _checked(self, make: Callable[..., Any], *args: Any) -> Any:
         try:
@@ -367,25 +388,3 @@ class _Turn:
 
     async def __aexit__(self, *_: object) -> None:
         self._env._turn.release()
-
-
-def check_shapes(limits: object, tools: object, pool: object = None) -> None:
-    """Refuse parameters that other libraries take in another form. Raises `UsageError`."""
-    if pool is not None and not isinstance(pool, WorkerPool):
-        raise UsageError(f"pool={pool!r:.80}: give a rlm.WorkerPool")
-    if limits is not None and not isinstance(limits, Limits):
-        raise UsageError(f"limits={limits!r:.80}: give rlm.Limits(...), e.g. rlm.Limits(cell_seconds=60)")
-    if tools is not None and not isinstance(tools, Mapping):
-        raise UsageError("tools= takes a dict from the name that cells call to the function, e.g. {'fetch': fetch}")
-
-
-def _check_combinations(sandbox: str, limits: Limits, model: object, base_url: str | None) -> None:
-    if sandbox == "inline" and "compute_seconds" in limits.given():
-        raise UsageError('an inline cell cannot be stopped while it computes: use sandbox="process" for that limit')
-    if model is None and base_url is not None:
-        raise UsageError("base_url is for a model given by name, and no model was given")
-
-
-def _check_choice(name: str, value: str, known: Iterable[str]) -> None:
-    if value not in known:
-        raise UsageError(f"{name}={value!r}: choose one of {', '.join(repr(k) for k in known)}")

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, Unpack
 
 from rlm.core.cell import CellResult
 from rlm.core.enforced import Enforced
-from rlm.core.query import Answer
+from rlm.core.query import Answer, Usage
 from rlm.environment import AsyncRLMReplEnvironment, ModelLike, Parameters
 from rlm.errors import UsageError
 from rlm.sandbox.snapshot import Snapshot
@@ -127,6 +127,16 @@ class RLMReplEnvironment:
         """What the kernel keeps this environment's cells from, by name."""
         return self._env.enforced
 
+    @property
+    def usage(self) -> Usage:
+        """Tokens of all queries so far, where reported."""
+        return self._env.usage
+
+    @property
+    def cost_usd(self) -> float | None:
+        """What they cost; None where the price of one is not known."""
+        return self._env.cost_usd
+
     def __enter__(self) -> RLMReplEnvironment:
         run_sync(self._env.__aenter__)
         return self
@@ -140,15 +150,19 @@ class RLMReplEnvironment:
         """Run one cell; see `AsyncRLMReplEnvironment.execute_async`."""
         return run_sync(lambda: self._env.execute_async(code, timeout=timeout))
 
-    def llm_query(self, prompt: str, model: str | None = None, max_tokens: int | None = None) -> Answer:
+    def llm_query(self, prompt: str, model: str | None = None, max_tokens: int | None = None, **options: Any) -> Answer:
         """Ask the model from host code; see `llm_query_async`."""
-        return run_sync(lambda: self._env.llm_query_async(prompt, model, max_tokens))
+        return run_sync(lambda: self._env.llm_query_async(prompt, model, max_tokens, **options))
 
     def llm_batch_query(
-        self, queries: Iterable[str | Mapping[str, Any]], model: str | None = None, max_tokens: int | None = None
+        self,
+        queries: Iterable[str | Mapping[str, Any]],
+        model: str | None = None,
+        max_tokens: int | None = None,
+        **options: Any,
     ) -> list[Answer]:
         """Ask many at once; see `llm_batch_query_async`."""
-        return run_sync(lambda: self._env.llm_batch_query_async(queries, model, max_tokens))
+        return run_sync(lambda: self._env.llm_batch_query_async(queries, model, max_tokens, **options))
 
     def set(self, name: str, value: Any) -> None:
         """Set a variable of the cells."""

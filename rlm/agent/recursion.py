@@ -6,13 +6,14 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from rlm.agent import prompts
 from rlm.agent.clock import RunClock, within
 from rlm.agent.feedback import OBSERVATION_CHARS
 from rlm.agent.run import RunResult, run_agent
+from rlm.agent.tree import Tree
 from rlm.agent.turn import RunPlan
 from rlm.core.events import Listener
 from rlm.core.limits import Limits
@@ -21,7 +22,8 @@ from rlm.environment import AsyncRLMReplEnvironment
 from rlm.errors import ModelError
 from rlm.models.base import Model
 from rlm.models.limit import ConcurrencyLimit
-from rlm.models.resolve import resolve_model
+from rlm.models.limiter import Limiter
+from rlm.models.resolve import compose_model, make_limiter
 from rlm.sandbox.isolation import Isolation
 from rlm.sandbox.pool import WorkerPool
 
@@ -48,6 +50,7 @@ class Setup:
     limits: Limits = field(default_factory=Limits)
     max_turns: int = 20
     max_concurrency: int = 256
+    limiter: Limiter | None = None
     max_tokens: int = 4000
     tools: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     query_errors: Literal["raise", "text"] = "raise"
@@ -71,19 +74,31 @@ class Job:
     model_name: str | None = None
 
 
-def make_model(setup: Setup, spec: ModelSpec) -> tuple[Model, bool]:
+def make_tree(setup: Setup) -> Tree:
+    """What a run and its children will share. Raises `UsageError`."""
+    threaded = setup.bridge == "threaded" or (setup.bridge is None and not setup.use_pure_async)
+    freezes = setup.sandbox == "inline" and threaded
+    return Tree(make_limiter(setup.limiter, setup.max_concurrency), freezes=freezes)
+
+
+def make_model(setup: Setup, spec: ModelSpec, tree: Tree, *, queues: bool = True) -> tuple[Model, bool]:
     """The model, and whether it was made here. Raises `UsageError` for a name or key that cannot work."""
-    base_url = setup.base_url if isinstance(spec, str) else None
-    return resolve_model(spec, base_url=base_url, max_connections=setup.max_concurrency)
+    if not isinstance(spec, str):
+        return compose_model(spec, limiter=tree.limiter)
+    wrappers = tree.wrappers_of(spec)
+    if not queues:
+        wrappers = replace(wrappers, limiter=None)
+    return compose_model(spec, base_url=setup.base_url, wrappers=wrappers)
 
 
 @asynccontextmanager
-async def _open_models(setup: Setup, root: ModelSpec) -> AsyncIterator[tuple[Model, Model]]:
+async def _open_models(setup: Setup, root: ModelSpec, tree: Tree) -> AsyncIterator[tuple[Model, Model]]:
     """The root's model and the one of its queries, which may be one and the same; closed at the end if made here."""
-    model, owned = make_model(setup, root)
-    sub_model, sub_owned = (model, False) if root is setup.sub_model else make_model(setup, setup.sub_model)
+    model, owned = make_model(setup, root, tree, queues=not tree.freezes)
+    is_same = root is setup.sub_model and not (tree.freezes and isinstance(root, str))
+    sub_model, sub_owned = (model, False) if is_same else make_model(setup, setup.sub_model, tree)
     try:
-        yield model, sub_model
+        yield tree.around_root(model), tree.around_queries(sub_model)
     finally:
         if sub_owned:
             await sub_model.aclose()
@@ -91,14 +106,14 @@ async def _open_models(setup: Setup, root: ModelSpec) -> AsyncIterator[tuple[Mod
             await model.aclose()
 
 
-async def run_job(setup: Setup, job: Job) -> RunResult:
+async def run_job(setup: Setup, job: Job, tree: Tree) -> RunResult:
     """Answer one question in an environment that is opened for it and closed after it."""
     clock = RunClock(job.limits.run_seconds)
-    async with _open_models(setup, setup.sub_model if job.depth else setup.model) as (model, sub_model):
-        return await _run_with(setup, job, clock, (model, sub_model))
+    async with _open_models(setup, setup.sub_model if job.depth else setup.model, tree) as models:
+        return await _run_with(setup, job, clock, tree, models)
 
 
-async def _run_with(setup: Setup, job: Job, clock: RunClock, models: tuple[Model, Model]) -> RunResult:
+async def _run_with(setup: Setup, job: Job, clock: RunClock, tree: Tree, models: tuple[Model, Model]) -> RunResult:
     model, sub_model = models
     recursion = job.depth < len(setup.children)
     plan = RunPlan(
@@ -112,13 +127,16 @@ async def _run_with(setup: Setup, job: Job, clock: RunClock, models: tuple[Model
         depth=job.depth,
         model_name=job.model_name,
         listener=setup.listener,
+        gate=tree.gate,
     )
-    child = ChildRuns(setup, job.depth + 1, clock, sub_model.name) if recursion else None
-    async with make_environment(setup, job, sub_model, child) as env:
+    child = ChildRuns(setup, job.depth + 1, clock, tree, sub_model.name) if recursion else None
+    async with make_environment(setup, job, tree, sub_model, child) as env:
         return await run_agent(env, plan, clock)
 
 
-def make_environment(setup: Setup, job: Job, sub_model: Model, child: Model | None = None) -> AsyncRLMReplEnvironment:
+def make_environment(
+    setup: Setup, job: Job, tree: Tree, sub_model: Model, child: Model | None = None
+) -> AsyncRLMReplEnvironment:
     """The environment of one run, not yet opened. Raises `UsageError` for what cannot work."""
     return AsyncRLMReplEnvironment(
         sub_model,
@@ -127,7 +145,7 @@ def make_environment(setup: Setup, job: Job, sub_model: Model, child: Model | No
         use_pure_async=setup.use_pure_async,
         bridge=setup.bridge,
         limits=job.limits,
-        max_concurrency=setup.max_concurrency,
+        limiter=tree.limiter,
         max_tokens=setup.max_tokens,
         tools=setup.tools or None,
         query_errors=setup.query_errors,
@@ -144,9 +162,9 @@ def make_environment(setup: Setup, job: Job, sub_model: Model, child: Model | No
 class ChildRuns(Model):
     """Answers each request by a run of its own, whose `context` is the whole prompt. One object per parent run."""
 
-    def __init__(self, setup: Setup, depth: int, clock: RunClock, name: str = "") -> None:
+    def __init__(self, setup: Setup, depth: int, clock: RunClock, tree: Tree, name: str = "") -> None:
         self.name = name
-        self._setup, self._depth, self._clock = setup, depth, clock
+        self._setup, self._depth, self._clock, self._tree = setup, depth, clock, tree
 
     async def complete(self, request: Request) -> Completion:
         """Run a child to its answer. Raises `ModelError` where its model failed or the parent's cell has no time."""
@@ -156,12 +174,14 @@ class ChildRuns(Model):
                 raise ModelError("the cell has no time left for a child run", provider=self.name, kind="timeout")
             limits = within(self._setup.limits, seconds)
             query = prompts.to_child_query(request.prompt)
-            result = await run_job(self._setup, Job(query, request.prompt, limits, self._depth, request.model))
+            job = Job(query, request.prompt, limits, self._depth, request.model)
+            result = await run_job(self._setup, job, self._tree)
         if result.stopped_by == "time" and not result.answer:
             raise ModelError(
                 f"the child run gave no answer within {seconds:.3g} seconds", provider=self.name, kind="timeout"
             )
-        return Completion(result.answer, request.model or self.name, result.usage, "stop")
+        name = request.model or self.name
+        return Completion(result.answer, name, result.usage, "stop", cost_usd=result.cost_usd)
 
 
 def _context_of(setup: Setup, job: Job) -> Any:

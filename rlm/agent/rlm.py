@@ -6,14 +6,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from rlm.agent.recursion import Job, ModelSpec, Setup, SystemPrompt, make_environment, make_model, run_job
+from rlm.agent.recursion import Job, ModelSpec, Setup, SystemPrompt, make_environment, make_model, make_tree, run_job
 from rlm.agent.run import RunResult
 from rlm.bridge.choose import read_flag
+from rlm.core.checks import check_shapes
 from rlm.core.events import Listener
 from rlm.core.limits import Limits
-from rlm.environment import check_shapes
 from rlm.errors import UsageError
 from rlm.models.limit import ConcurrencyLimit
+from rlm.models.limiter import Limiter
 from rlm.sandbox.isolation import Isolation, choose_isolation
 from rlm.sandbox.pool import WorkerPool
 
@@ -24,8 +25,9 @@ class RLM:
     model: who writes the cells: a name ("provider/model"), a `Model`, or a function from a prompt to a text.
     sub_model: who answers the cells' queries and drives the children of `rlm_query`; else `model`.
     base_url: of an OpenAI-compatible server, for models given by name.
-    sandbox, use_pure_async, bridge, limits, max_concurrency, max_tokens, tools, query_errors: as in
+    sandbox, use_pure_async, bridge, limits, max_concurrency, limiter, max_tokens, tools, query_errors: as in
         `AsyncRLMReplEnvironment`. `limits.run_seconds` (600) bounds a run; its last tenth is kept for a last request.
+        `max_concurrency` is that of a run with all its children, `limiter` one for all runs of this object.
     isolation, preload, read_paths, pool: likewise; children are confined as their parents are.
     max_turns: replies of the model before a last request for its best answer.
     max_depth: 0: `rlm_query` is a plain query. 1: it starts a child with an environment of its own, in which
@@ -51,6 +53,7 @@ class RLM:
         max_depth: int = 1,
         max_children: int = 8,
         max_concurrency: int = 256,
+        limiter: Limiter | None = None,
         max_tokens: int = 4000,
         tools: Mapping[str, Callable[..., Any]] | None = None,
         query_errors: Literal["raise", "text"] = "raise",
@@ -77,6 +80,7 @@ class RLM:
             limits=limits or Limits(),
             max_turns=max_turns,
             max_concurrency=max_concurrency,
+            limiter=limiter,
             max_tokens=max_tokens,
             tools=dict(tools or {}),
             query_errors=query_errors,
@@ -91,19 +95,21 @@ class RLM:
         if base_url is not None and not any(isinstance(spec, str) for spec in (model, sub_model)):
             raise UsageError(f"base_url={base_url!r} goes with a model given by name; none is")
         # What cannot work is said now, not at the first run: nothing is opened and nothing is kept.
-        make_model(self._setup, model)
-        sub, _ = make_model(self._setup, self._setup.sub_model)
-        make_environment(self._setup, Job("", None, self._setup.limits), sub)
+        tree = make_tree(self._setup)
+        make_model(self._setup, model, tree)
+        sub, _ = make_model(self._setup, self._setup.sub_model, tree)
+        make_environment(self._setup, Job("", None, self._setup.limits), tree, sub)
 
     async def acompletion(self, query: str, context: Any = None) -> RunResult:
         """Answer `query` over `context` (a str, bytes, JSON type, or what the environment takes).
 
-        Raises `ModelError` where the root model fails, `SandboxError` where no worker can be had. Cancelling stops
-        the cell, its queries and its children, and closes the environment.
+        Raises `ModelError` where the root model fails, and after the first query of a cell or child that meets a wrong
+        key, an exhausted quota or a model that its provider does not know; `SandboxError` where no worker can be had.
+        Cancelling stops the cell, its queries and its children, and closes the environment.
         """
         if not isinstance(query, str) or not query.strip():
             raise UsageError(f"query={query!r:.80}: give the question, a str that is not empty")
-        return await run_job(self._setup, Job(query, context, self._setup.limits))
+        return await run_job(self._setup, Job(query, context, self._setup.limits), make_tree(self._setup))
 
     def completion(self, query: str, context: Any = None) -> RunResult:
         """`acompletion` for callers without an event loop; inside one it blocks that loop. Ctrl-C stops the run."""

@@ -20,7 +20,8 @@ class RunResult:
     """The outcome of one agent run.
 
     answer: the final answer as text. value: what `FINAL` was given, None where it cannot cross to the host (its repr
-    is then the answer). usage: tokens of the root, of all queries and of the children, where reported.
+    is then the answer). usage: tokens of the root, of all queries and of the children, where reported. cost_usd: what
+    they cost, None where the price of one is not known.
     turns: replies of the model, without a last request. stopped_by: `final`, `turns` (the limit, then a last request),
     `time` (likewise), `reply` (several replies held no code: the last is the answer).
     path: the side that ran, as in `CellResult.path`. seconds: wall time.
@@ -29,6 +30,7 @@ class RunResult:
     answer: str
     value: Any = None
     usage: Usage = field(default_factory=Usage)
+    cost_usd: float | None = None
     turns: int = 0
     stopped_by: str = "final"
     run_id: str = ""
@@ -39,7 +41,11 @@ class RunResult:
 
 
 async def run_agent(env: Repl, plan: RunPlan, clock: RunClock) -> RunResult:
-    """Run one agent to its answer. Raises `ModelError` where the root model fails, `SandboxError` without a worker."""
+    """Run one agent to its answer.
+
+    Raises `ModelError` where the root model fails, or a query so that no further one can be answered; `SandboxError`
+    without a worker.
+    """
     run = Steps(env, plan, clock, History(plan.system, plan.first_message))
     run.emit(RunStarted(run_id=plan.run_id))
     try:
@@ -72,7 +78,8 @@ def _to_result(run: Steps, final: Final, stopped_by: str) -> RunResult:
     return RunResult(
         answer=final.value if isinstance(final.value, str) else str(final.value),
         value=final.value if final.portable else None,
-        usage=run.usage,
+        usage=run.spent.usage,
+        cost_usd=run.spent.cost_usd,
         turns=run.turn,
         stopped_by=stopped_by,
         run_id=run.plan.run_id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from time import monotonic
 from typing import Any, Protocol
 
 import anyio
@@ -20,7 +21,10 @@ from rlm.core.events import Event, Listener, TurnFinished, TurnStarted
 from rlm.core.limits import Limits
 from rlm.core.query import Completion, Request, Usage
 from rlm.errors import ModelError, RLMError
+from rlm.models.asking import Asking
 from rlm.models.base import Model
+from rlm.models.gate import Gate
+from rlm.models.spending import Spending
 
 
 class Repl(Protocol):
@@ -36,7 +40,10 @@ class Repl(Protocol):
 
 @dataclass(frozen=True)
 class RunPlan:
-    """One run: who is asked what, and within which bounds. `model_name` overrides the model's own name."""
+    """One run: who is asked what, and within which bounds. `model_name` overrides the model's own name.
+
+    `gate` is shut by a query's failure that no further asking can mend: the run ends with it.
+    """
 
     model: Model
     query: str
@@ -48,6 +55,7 @@ class RunPlan:
     depth: int = 0
     model_name: str | None = None
     listener: Listener | None = None
+    gate: Gate | None = None
 
 
 @dataclass
@@ -62,7 +70,7 @@ class Steps:
     last: bool = False
     prose_replies: int = 0
     prose: str = ""
-    usage: Usage = field(default_factory=Usage)
+    spent: Spending = field(default_factory=Spending)
     cells: list[CellResult] = field(default_factory=list)
 
     def emit(self, event: Event) -> None:
@@ -74,7 +82,7 @@ class Steps:
         self.emit(TurnStarted(turn=self.turn))
         completion = await self._complete()
         usage = completion.usage or Usage()
-        self.usage += usage
+        self.spent.add(usage, completion.cost_usd)
         tokens = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
         self.emit(TurnFinished(turn=self.turn, text=completion.text, **tokens))
         reply = parse_reply(completion.text, cut=completion.finish_reason == "length")
@@ -88,7 +96,7 @@ class Steps:
         messages = self.history.messages
         request = Request(messages[-1]["content"], model=self.plan.model_name, messages=messages)
         try:
-            with anyio.move_on_after(seconds):
+            with Asking(deadline=monotonic() + seconds), anyio.move_on_after(seconds):
                 return await self.plan.model.complete(request)
         except RLMError:
             raise
@@ -135,8 +143,10 @@ class Steps:
             seconds = min(self.plan.limits.cell_seconds, left)
             self.clock.start_cell(seconds)
             result = await self.env.execute_async(code, timeout=seconds)
-            self.usage += result.usage
+            self.spent.add(result.usage, result.cost_usd)
             self.cells.append(result)
+            if self.plan.gate is not None and self.plan.gate.error is not None:
+                raise self.plan.gate.error
             results.append(result)
             if not result.ok or result.final is not None:
                 break

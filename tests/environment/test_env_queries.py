@@ -11,7 +11,7 @@ from environment.env_sides import SIDES, Held, Side, echo, run, run_on, until
 import rlm
 from rlm.bench.latency import constant
 from rlm.bench.server import open_server
-from rlm.models.openai import OpenAIModel
+from rlm.models.providers.openai import OpenAIModel
 
 
 def test_the_host_asks_over_the_environments_side(side: Side, loop: str) -> None:
