@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks import cases_branch, cases_cost, cases_load, cases_memory, cases_start
+from benchmarks import cases_branch, cases_cost, cases_load, cases_memory, cases_models, cases_start
 from benchmarks.cases_cost import Round
 
 CASES: dict[str, Any] = {
@@ -34,6 +34,8 @@ CASES: dict[str, Any] = {
         cases_load.stall,
         cases_load.idle,
         cases_load.cancel,
+        cases_models.asked,
+        cases_models.asked_by_cell,
         cases_start.start,
         cases_start.warm_start,
         cases_start.pooled_start,

@@ -290,6 +290,10 @@ def saving(pure: Row, threaded: Row) -> float:
 _MANY = "200 environments started, used and closed"
 _COPIES = "copies of an environment"
 _FORK = "os.fork of a bare Python, 200 MB"
+_AT_ONCE = "1000 queries at once, 50 ms, http"
+_CPU = "client CPU of a query, 1000 in flight"
+_CELL_FAST, _BARE = "process cell, [fast]", "transport alone"
+_IN_TURN = "a query after another, 0 ms, http"
 
 _JUDGES: tuple[Judge, ...] = (
     _bridge,
@@ -308,6 +312,16 @@ _JUDGES: tuple[Judge, ...] = (
     _context,
     _batch,
     _hundred,
+    _at_most(
+        0.35, "1,000 queries of 50 ms, process cell, HTTP, [fast]: <= 0.35 s", (_AT_ONCE, _CELL_FAST), "openai SDK"
+    ),
+    _at_most(
+        150e-6, "client CPU of each of 1,000 at once, [fast]: <= 150 us", (_CPU, "model, [fast]"), f"{_BARE}, [fast]"
+    ),
+    _at_most(700e-6, "client CPU of each of 1,000 at once: <= 700 us", (_CPU, "model"), _BARE),
+    _at_most(
+        0.5e-3, "one query after another, process cell, HTTP, [fast]: <= 0.5 ms", (_IN_TURN, _CELL_FAST), "openai SDK"
+    ),
     _stall("waits"),
     _stall("computes"),
     _inline_stall("waits"),

@@ -12,29 +12,37 @@ from importlib import metadata
 from typing import Any
 
 from rlm import __version__
+from rlm.errors import UsageError
 
 _NEEDED = ("anyio", "httpx2", "greenlet")
-_OPTIONAL = ("rich", "uvloop", "trustme", "nest-asyncio", "trio")
-_KEYS = ("OPENAI_API_KEY", "OPENAI_BASE_URL")
+_OPTIONAL = ("aiohttp", "rich", "uvloop", "trustme", "nest-asyncio", "trio")
 _TRY_SECONDS = 30.0
 
 
 def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     """Add the command."""
     parser = commands.add_parser("doctor", help="what is installed and whether it works", description=__doc__)
+    parser.add_argument("--model", help='ask it one tiny query, e.g. "openai/gpt-5-mini"')
+    parser.add_argument("--base-url", help="address of its server, where that is not the provider's own")
     parser.add_argument("-v", "--verbose", action="store_true", help="show tracebacks of failures")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print one line per finding. 0 where rlm is usable here, else 1."""
+    from rlm.cli.doctor_model import ask_model, look_at_keys, look_at_transport
+
+    if args.base_url is not None and args.model is None:
+        raise UsageError("--base-url goes with --model")
     report = _Report()
     _look_at_versions(report)
     _look_at_other_owner(report)
     _look_at_flag(report)
-    for name in _KEYS:
-        report.add("ok" if os.environ.get(name) else "--", name, "set" if os.environ.get(name) else "not set")
+    look_at_keys(report.add)
     if report.usable:
+        look_at_transport(report.add)
         _look_at_sandboxes(report)
+        if args.model is not None:
+            ask_model(report.add, args.model, args.base_url)
     print("usable" if report.usable else "not usable: see the lines marked FAIL")
     return 0 if report.usable else 1
 
@@ -69,7 +77,6 @@ def _look_at_versions(report: _Report) -> None:
         report.add("ok" if version else "FAIL", name, version or f"missing: pip install {name}")
     for name in _OPTIONAL:
         report.add("ok" if _version(name) else "--", name, _version(name) or "not installed (optional)")
-    report.add("ok", "transport", f"httpx2 {_version('httpx2') or ''}".strip())
 
 
 def _look_at_other_owner(report: _Report) -> None:
@@ -88,7 +95,6 @@ def _look_at_other_owner(report: _Report) -> None:
 
 def _look_at_flag(report: _Report) -> None:
     from rlm.bridge.choose import VARIABLE, read_flag
-    from rlm.errors import UsageError
 
     given = os.environ.get(VARIABLE)
     origin = f"from {VARIABLE}={given}" if given else f"the default; {VARIABLE} is not set"

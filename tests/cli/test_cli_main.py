@@ -26,7 +26,7 @@ def test_python_m_rlm_is_the_same_door() -> None:
 def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in ("run", "repl", "doctor"))
+    assert all(name in out for name in ("run", "repl", "models", "doctor"))
 
 
 @pytest.mark.parametrize("args", [["nonsense"], ["run"], ["--nonsense"]])
@@ -39,7 +39,7 @@ def test_a_wrong_command_line_is_one_clear_line_and_status_2(
     assert left.value.code == 2 and err.startswith("rlm: ") and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["run", "repl", "doctor"])
+@pytest.mark.parametrize("command", ["run", "repl", "models", "doctor"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main([command, "--help"])

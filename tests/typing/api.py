@@ -11,17 +11,23 @@ from rlm import (
     Answer,
     AnswerError,
     AsyncRLMReplEnvironment,
+    Breaker,
+    Cache,
     CellError,
     CellResult,
     Completion,
+    Fallback,
     Final,
+    Limiter,
     Limits,
     LLMQueryError,
     Model,
     ModelError,
+    Options,
     QueryRecord,
     QueryRefused,
     Request,
+    Retry,
     RLMError,
     RLMReplEnvironment,
     RunResult,
@@ -33,6 +39,7 @@ from rlm import (
     ValueNotPortable,
     open_model,
 )
+from rlm.models.opened import OpenedModel
 
 assert_type(rlm.__version__, str)
 
@@ -62,14 +69,22 @@ class Own(Model):
 
 async def models() -> None:
     async with open_model("openai/gpt-5-mini", base_url="http://127.0.0.1:8000/v1", api_key="none") as named:
-        assert_type(named, Model)
+        assert_type(named, OpenedModel)
         assert_type(await named.complete(Request("hello", max_tokens=20)), Completion)
     async with open_model(plain) as from_plain:
-        assert_type(from_plain, Model)
+        assert_type(from_plain, OpenedModel)
+    with Cache("answers.db", mode="replay") as cache:
+        retry, breaker, limiter = Retry(attempts=2), Breaker(failures=3), Limiter(8, per_minute=60)
+        fallback = Fallback(["openai/gpt-5", plain])
+        async with open_model(fallback, cache=cache, retry=retry, breaker=breaker, limiter=limiter) as model:
+            options = Options(temperature=0, schema={"type": "object"})
+            completion = await model.complete(Request("hello", options=options))
+            assert_type(completion.cost_usd, float | None)
+            assert_type(await model.embed("text"), list[float])
     scripted: Model = ScriptedModel(["one", "two", RuntimeError("three")])
     answering: Model = ScriptedModel(lambda prompt: prompt[:3], latency_seconds=0.1)
-    for model in (scripted, answering, Own()):
-        assert_type(model.name, str)
+    for own in (scripted, answering, Own()):
+        assert_type(own.name, str)
 
 
 # The asynchronous environment.
@@ -217,6 +232,7 @@ async def agents() -> None:
     again: RunResult = await agent.acompletion("Which clause caps liability?", context="a contract")
     assert_type(result.answer, str)
     assert_type(again.usage, Usage)
+    assert_type(again.cost_usd, float | None)
     assert_type(again.run_id, str)
     RLM(model=plain, sub_model=asynchronous, sandbox="inline", use_pure_async=False, max_turns=5, max_depth=2)
     RLM(model=ScriptedModel(["FINAL(1)"]), limits=Limits(run_seconds=60))
