@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from rlm.core.query import Completion, Request
 
@@ -31,3 +32,19 @@ class Model(ABC):
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+class Around(Model):
+    """A model that stands around another one; what else that one has is reached through it."""
+
+    def __init__(self, model: Model) -> None:
+        self._model, self.name = model, model.name
+
+    async def aclose(self) -> None:
+        """Close the model."""
+        await self._model.aclose()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._model, name)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from rlm.core.query import Completion, Request
 from rlm.errors import ModelError, UsageError
 from rlm.models.answer_file import AnswerFile
-from rlm.models.base import Model
+from rlm.models.base import Around, Model
 from rlm.models.schema import Mismatch, parse_answer
 
 Mode = Literal["off", "read_write", "replay"]
@@ -83,7 +83,7 @@ class _Samples:
             self._given_back.setdefault(key, []).append(sample)
 
 
-class CachedModel(Model):
+class CachedModel(Around):
     """A model behind a file of answers.
 
     A request that is made twice is answered twice: its second answer has another place in the file than its first, and
@@ -92,7 +92,7 @@ class CachedModel(Model):
     """
 
     def __init__(self, model: Model, file: AnswerFile, *, is_replay: bool = False) -> None:
-        self._model, self.name = model, model.name
+        super().__init__(model)
         self._file, self._is_replay = file, is_replay
         self._samples = _Samples()
         self._identity = to_identity(model)
@@ -156,15 +156,6 @@ class CachedModel(Model):
             kind="refused",
             attempts=0,
         )
-
-    async def aclose(self) -> None:
-        """Close the model; the file is its owner's."""
-        await self._model.aclose()
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._model, name)
 
     def __repr__(self) -> str:
         return f"CachedModel({self._model!r}, {str(self._file.path)!r})"

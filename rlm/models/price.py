@@ -9,7 +9,7 @@ from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from rlm.core.query import Completion, Request, Usage
-from rlm.models.base import Model
+from rlm.models.base import Around, Model
 
 _FEW, _MANY = 1_000, 20_000_000  # tokens: every price that depends on their number changes between these
 
@@ -90,14 +90,14 @@ class Price:
         return PricedModel(target)
 
 
-class PricedModel(Model):
+class PricedModel(Around):
     """Adds what each completion costs. Stands next to the provider, so that every attempt is priced.
 
     A price that the completion brings with it stays. A model that has no `price_url` has no price.
     """
 
     def __init__(self, model: Model) -> None:
-        self._model, self.name = model, model.name
+        super().__init__(model)
         self._url: str = getattr(model, "price_url", "")
         _load()  # now, and not when the first answer would have an event loop wait for it
 
@@ -115,15 +115,6 @@ class PricedModel(Model):
             return completion
         cost = find_cost_usd(self._url, completion.model or self.name, completion.usage)
         return completion if cost is None else replace(completion, cost_usd=cost)
-
-    async def aclose(self) -> None:
-        """Close the model."""
-        await self._model.aclose()
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._model, name)
 
     def __repr__(self) -> str:
         return f"PricedModel({self._model!r})"

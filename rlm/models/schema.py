@@ -10,7 +10,7 @@ from typing import Any
 
 from rlm.core.query import Completion, Request, to_json_schema
 from rlm.errors import ModelError, UsageError
-from rlm.models.base import Model
+from rlm.models.base import Around, Model
 from rlm.models.json_schema import find_problems
 
 _SHOWN_PROBLEMS = 5
@@ -29,16 +29,13 @@ class Schema:
         return SchemaModel(target)
 
 
-class SchemaModel(Model):
+class SchemaModel(Around):
     """Gives the parsed value of an answer as `Completion.value` where a query has a schema; else it is not there.
 
     An answer that does not fit is sent back once with what is wrong about it. Raises `ModelError` of kind schema
     where the second does not fit either. Usage, cost and attempts are those of both. Stands inside the cache and
     outside the retries, so that each of the two requests is retried, limited and priced by itself.
     """
-
-    def __init__(self, model: Model) -> None:
-        self._model, self.name = model, model.name
 
     async def complete(self, request: Request) -> Completion:
         """Ask, and once more where the answer does not fit."""
@@ -75,15 +72,6 @@ class SchemaModel(Model):
         except Exception as error:  # of any kind, where the schema is malformed: to ask again would not help
             told = str(error) if isinstance(error, UsageError) else f"schema: {type(error).__name__}: {error}"
             raise ModelError(told, provider=self.name, attempts=completion.attempts, kind="bad_request") from error
-
-    async def aclose(self) -> None:
-        """Close the model."""
-        await self._model.aclose()
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._model, name)
 
     def __repr__(self) -> str:
         return f"SchemaModel({self._model!r})"
