@@ -69,6 +69,6 @@ def test_peaks_see_threads_and_memory_that_are_gone_again() -> None:
         for thread in threads:
             thread.join()
         del block
-    assert peaks.threads == before + 7
+    assert 7 < peaks.threads <= before + 7  # a thread that another test left may have ended meanwhile
     assert peaks.rss_growth_bytes > 48 << 20
     assert rss_bytes() < peaks.rss_bytes
