@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from rlm.core.query import Completion, Request
@@ -26,9 +26,9 @@ class OpenedModel(Model):
         self.retry, self.breaker = wrappers.retry, wrappers.breaker
         self.limiter, self.health = wrappers.limiter, wrappers.health
 
-    async def complete(self, request: Request) -> Completion:
+    def complete(self, request: Request) -> Coroutine[Any, Any, Completion]:
         """Answer one request. Raises `ModelError`."""
-        return await self.inner.complete(request)
+        return self.inner.complete(request)
 
     async def stream(self, request: Request, on_text: Callable[[str], Any]) -> Completion:
         """As `complete`, telling `on_text` each piece of the answer as it comes. Raises `ModelError`, `UsageError`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -37,8 +37,11 @@ class SchemaModel(Around):
     outside the retries, so that each of the two requests is retried, limited and priced by itself.
     """
 
-    async def complete(self, request: Request) -> Completion:
+    def complete(self, request: Request) -> Coroutine[Any, Any, Completion]:
         """Ask, and once more where the answer does not fit."""
+        return self._model.complete(request) if request.options.schema is None else self._complete(request)
+
+    async def _complete(self, request: Request) -> Completion:
         return await self._read(request, await self._model.complete(request))
 
     async def stream(self, request: Request, on_text: Callable[[str], Any]) -> Completion:
