@@ -106,9 +106,14 @@ def test_answers_come_in_the_order_in_which_they_came(process_side: Side) -> Non
             return f"{prompt}."
 
         async with process_side.open(model) as env:
-            await good(env, code)
-            before = await good(env, "order")
-            assert before != "['slow', 'b', 'slower', 'd']"
+            before = given = "['slow', 'b', 'slower', 'd']"
+            for _ in range(20):  # on a busy machine all may come at once
+                answered.clear()
+                await good(env, code)
+                before = await good(env, "order")
+                if before != given:
+                    break
+            assert before != given
             await again(env)
             assert await good(env, "order") == before
 
