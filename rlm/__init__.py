@@ -12,6 +12,8 @@ _HOMES = {
     "Answer": "rlm.core.query",
     "AnswerError": "rlm.core.query",
     "AsyncRLMReplEnvironment": "rlm.environment",
+    "Budget": "rlm.core.budget",
+    "BudgetExceeded": "rlm.errors",
     "Breaker": "rlm.models.breaker",
     "Cache": "rlm.models.cache",
     "CellError": "rlm.core.cell",
@@ -54,6 +56,7 @@ __all__ = ["__version__", *sorted(_HOMES)]
 if TYPE_CHECKING:
     from rlm.agent.rlm import RLM as RLM
     from rlm.agent.run import RunResult as RunResult
+    from rlm.core.budget import Budget as Budget
     from rlm.core.cell import CellError as CellError
     from rlm.core.cell import CellResult as CellResult
     from rlm.core.cell import Final as Final
@@ -68,6 +71,7 @@ if TYPE_CHECKING:
     from rlm.core.query import Request as Request
     from rlm.core.query import Usage as Usage
     from rlm.environment import AsyncRLMReplEnvironment as AsyncRLMReplEnvironment
+    from rlm.errors import BudgetExceeded as BudgetExceeded
     from rlm.errors import IsolationWarning as IsolationWarning
     from rlm.errors import LLMQueryError as LLMQueryError
     from rlm.errors import ModelError as ModelError

@@ -13,6 +13,7 @@ from weakref import WeakSet
 import anyio
 
 from rlm.bridge.choose import choose_bridge
+from rlm.core.budget import Budget
 from rlm.core.cell import CellResult
 from rlm.core.checks import check_choice, check_combinations, check_shapes
 from rlm.core.enforced import Enforced
@@ -24,6 +25,7 @@ from rlm.errors import LLMQueryError, QueryRefused, UsageError
 from rlm.models.answerer import Answerer
 from rlm.models.base import Model
 from rlm.models.limiter import Limiter
+from rlm.models.purse import Purse, choose_purse
 from rlm.models.resolve import compose_model, make_limiter
 from rlm.repl.queries import RequestMaker
 from rlm.sandbox.choose import make_sandbox
@@ -58,6 +60,7 @@ class Parameters(TypedDict, total=False):
     preload: Sequence[str]
     read_paths: Sequence[str | os.PathLike[str]]
     pool: WorkerPool | None
+    budget: Budget | Purse | None
 
 
 _SANDBOXES = ("process", "inline")
@@ -79,6 +82,8 @@ class AsyncRLMReplEnvironment:
     tools: name -> function of the host that cells may call.
     query_errors: `raise` (a failed `llm_query` raises `LLMQueryError` in the cell) or `text` (it returns the text).
     base_url: for a model given by name.
+    budget: what its queries may use in all, those of its forks included: `usd`, `tokens`, `input_tokens`,
+        `output_tokens` and `queries` of a `Budget`. What it does not allow is refused; cells read it by `BUDGET()`.
     child_model: answers `rlm_query`; without one it is a plain query.
     listener: is told `core.events` as they happen; `depth` is the level they carry.
     isolation: `full` (the default: a worker that the kernel does not confine is refused with `SandboxUnavailable`),
@@ -114,21 +119,21 @@ class AsyncRLMReplEnvironment:
         preload: Sequence[str] = (),
         read_paths: Sequence[str | os.PathLike[str]] = (),
         pool: WorkerPool | None = None,
+        budget: Budget | Purse | None = None,
     ) -> None:
         check_shapes(limits, tools)
         check_choice("sandbox", sandbox, _SANDBOXES)
         check_choice("query_errors", query_errors, ("raise", "text"))
         self.limits = (limits or Limits()).override(cell_seconds=cell_timeout, compute_seconds=compute_timeout)
         check_combinations(sandbox, self.limits, model, base_url)
-        self._owned, self._model = False, None
         limiter = make_limiter(limiter, max_concurrency)
-        if model is not None:
-            self._model, self._owned = compose_model(model, base_url=base_url, limiter=limiter)
-        self._toolbox = Toolbox(tools or {})
+        self._model, self._owned = _compose(model, base_url, limiter)
+        purse = choose_purse(budget, self._model)
+        self._toolbox = Toolbox(tools or {}, {} if purse is None else {"BUDGET": purse.show})
         self._bridge = choose_bridge(use_pure_async, bridge, sandbox, self._end_loop)
         self._answerer = Answerer(
             self._model, limiter=limiter, query_seconds=self.limits.query_seconds,
-            default_max_tokens=max_tokens, child=child_model, listener=listener, depth=depth,
+            default_max_tokens=max_tokens, child=child_model, listener=listener, depth=depth, purse=purse,
         )  # fmt: skip
         self._child = child_model
         self._requests = RequestMaker("llm", max_tokens, self.limits.prompt_bytes)
@@ -141,6 +146,7 @@ class AsyncRLMReplEnvironment:
         self._same = Parameters(  # for `fork`
             use_pure_async=self._bridge.name == "pure_async", limits=self.limits, limiter=limiter, depth=depth,
             max_tokens=max_tokens, tools=tools, query_errors=query_errors, child_model=child_model, listener=listener,
+            budget=purse,
         )  # fmt: skip
         self._pid = os.getpid()
         self._loop: Any = None
@@ -213,8 +219,7 @@ class AsyncRLMReplEnvironment:
         request = self._checked(self._requests.one, "llm_query", prompt, model, max_tokens, options)
         (answer,) = await self._ask([request])
         if answer.error is not None and self._query_errors == "raise":
-            refused = answer.error.kind == "refused"
-            raise (QueryRefused if refused else LLMQueryError)(answer.error.message, answer)
+            raise (QueryRefused if answer.error.refused else LLMQueryError)(answer.error.message, answer)
         return answer
 
     async def llm_batch_query_async(
@@ -363,6 +368,10 @@ class AsyncRLMReplEnvironment:
         for model in (self._model, self._child):
             if model is not None:
                 await model.aclose()
+
+
+def _compose(model: ModelLike | None, base_url: str | None, limiter: Limiter) -> tuple[Model | None, bool]:
+    return (None, False) if model is None else compose_model(model, base_url=base_url, limiter=limiter)
 
 
 class _Turn:

@@ -6,7 +6,7 @@ The class composes its message: what happened, with the values, then the repair.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlm.core.query import Answer
@@ -72,6 +72,20 @@ class ModelError(RLMError):
     def fatal(self) -> bool:
         """Whether asking again, whatever is asked, cannot help: a wrong key, a spent quota, an unknown model."""
         return self.kind in FATAL_KINDS
+
+
+class BudgetExceeded(RLMError):
+    """A run's budget was used up before it had an answer, and did not allow a last request. Read `.partial`.
+
+    partial: the `RunResult` of what was finished: the model's last words as the answer, cells, usage, cost.
+    """
+
+    def __init__(self, message: str, partial: Any) -> None:
+        self.partial = partial
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type[BudgetExceeded], tuple[str, Any]]:
+        return type(self), (str(self), self.partial)
 
 
 class SandboxError(RLMError):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rlm.agent import prompts
 from rlm.agent.parse import Reply
 from rlm.core.cell import CellResult
+from rlm.core.ledger import to_amount
 
 OBSERVATION_CHARS = 20_000
 _HEAD = 0.75  # of the shown text; the end matters too: it holds the traceback
@@ -53,6 +54,12 @@ def to_notice(reply: Reply) -> str:
         return prompts.CUT_CELL
     cut = prompts.CUT_REPLY if reply.cut else ""
     return " ".join(part for part in (cut, _nothing_to_do(reply)) if part)
+
+
+def to_warning(left: Mapping[str, float]) -> str:
+    """What to say where little of the budget is left, by the names of its limits. Empty where there is enough."""
+    amounts = " and ".join(to_amount(name, amount) for name, amount in left.items())
+    return prompts.NEAR_BUDGET.format(left=amounts) if amounts else ""
 
 
 def _nothing_to_do(reply: Reply) -> str:

@@ -11,9 +11,12 @@ PREVIEW_CHARS = 500
 _SHOWN_ITEMS = 3
 
 
-def build_system_prompt(*, recursion: bool, output_chars: int, tools: Mapping[str, Callable[..., Any]]) -> str:
+def build_system_prompt(
+    *, recursion: bool, output_chars: int, tools: Mapping[str, Callable[..., Any]], budget: bool = False
+) -> str:
     """The system prompt. `recursion`: whether `rlm_query` starts a run of its own or is a plain query."""
-    parts = [_INTRODUCTION, _VOCABULARY + "\n" + (_RECURSION if recursion else _NO_RECURSION)]
+    words = [_VOCABULARY, _RECURSION if recursion else _NO_RECURSION, *([_BUDGET] if budget else [])]
+    parts = [_INTRODUCTION, "\n".join(words)]
     if tools:
         parts.append("Functions for this task:\n" + "\n".join(_tool_line(name, tools[name]) for name in tools))
     parts.append(_WORKING.format(output_chars=output_chars))
@@ -41,6 +44,9 @@ _RECURSION = """\
 is `context`. `rlm_batch_query(prompts)` runs several side by side. Each takes many queries: use them sparingly."""
 
 _NO_RECURSION = "- `rlm_query(prompt)`: here the same as `llm_query(prompt)`."
+
+_BUDGET = """\
+- `BUDGET()`: a dict of what is left of the budget of this run and its queries. A query that it does not allow fails."""
 
 _WORKING = """\
 How to work:
@@ -129,6 +135,7 @@ LAST_REQUEST = (
     "This was the last turn ({why}). Give your best answer now, from what you have seen: either as plain text, or as "
     "one ```repl cell that calls FINAL(...) on what your variables hold."
 )
+NEAR_BUDGET = "Of the budget only {left} are left: come to an answer soon."
 NO_CODE = (
     "Your reply held no code to run and no final answer. Write Python in a ```repl fence; when you have the answer, "
     "call FINAL(answer) in it."

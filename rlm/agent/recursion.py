@@ -15,11 +15,12 @@ from rlm.agent.feedback import OBSERVATION_CHARS
 from rlm.agent.run import RunResult, run_agent
 from rlm.agent.tree import Tree
 from rlm.agent.turn import RunPlan
+from rlm.core.budget import Budget
 from rlm.core.events import Listener
 from rlm.core.limits import Limits
 from rlm.core.query import Completion, Request
 from rlm.environment import AsyncRLMReplEnvironment
-from rlm.errors import ModelError
+from rlm.errors import BudgetExceeded, ModelError
 from rlm.models.base import Model
 from rlm.models.limit import ConcurrencyLimit
 from rlm.models.limiter import Limiter
@@ -61,6 +62,7 @@ class Setup:
     preload: Sequence[str] = ()
     read_paths: Sequence[str | os.PathLike[str]] = ()
     pool: WorkerPool | None = None
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def make_tree(setup: Setup) -> Tree:
     """What a run and its children will share. Raises `UsageError`."""
     threaded = setup.bridge == "threaded" or (setup.bridge is None and not setup.use_pure_async)
     freezes = setup.sandbox == "inline" and threaded
-    return Tree(make_limiter(setup.limiter, setup.max_concurrency), freezes=freezes)
+    return Tree(make_limiter(setup.limiter, setup.max_concurrency), freezes=freezes, budget=setup.budget)
 
 
 def make_model(setup: Setup, spec: ModelSpec, tree: Tree, *, queues: bool = True) -> tuple[Model, bool]:
@@ -128,6 +130,7 @@ async def _run_with(setup: Setup, job: Job, clock: RunClock, tree: Tree, models:
         model_name=job.model_name,
         listener=setup.listener,
         gate=tree.gate,
+        purse=tree.purse,
     )
     child = ChildRuns(setup, job.depth + 1, clock, tree, sub_model.name) if recursion else None
     async with make_environment(setup, job, tree, sub_model, child) as env:
@@ -156,6 +159,7 @@ def make_environment(
         preload=setup.preload,
         read_paths=setup.read_paths,
         pool=setup.pool,
+        budget=tree.purse,
     )
 
 
@@ -175,7 +179,10 @@ class ChildRuns(Model):
             limits = within(self._setup.limits, seconds)
             query = prompts.to_child_query(request.prompt)
             job = Job(query, request.prompt, limits, self._depth, request.model)
-            result = await run_job(self._setup, job, self._tree)
+            try:
+                result = await run_job(self._setup, job, self._tree)
+            except BudgetExceeded as over:
+                raise ModelError(f"the child run: {over}", provider=self.name, kind="budget") from None
         if result.stopped_by == "time" and not result.answer:
             raise ModelError(
                 f"the child run gave no answer within {seconds:.3g} seconds", provider=self.name, kind="timeout"
@@ -194,4 +201,6 @@ def _system_prompt(setup: Setup, job: Job, recursion: bool) -> str:
         return setup.system_prompt
     if setup.system_prompt is not None:
         return setup.system_prompt(job.query, _context_of(setup, job))
-    return prompts.build_system_prompt(recursion=recursion, output_chars=OBSERVATION_CHARS, tools=setup.tools)
+    return prompts.build_system_prompt(
+        recursion=recursion, output_chars=OBSERVATION_CHARS, tools=setup.tools, budget=bool(setup.budget)
+    )

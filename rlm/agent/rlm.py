@@ -6,15 +6,18 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from rlm.agent.clock import within
 from rlm.agent.recursion import Job, ModelSpec, Setup, SystemPrompt, make_environment, make_model, make_tree, run_job
 from rlm.agent.run import RunResult
 from rlm.bridge.choose import read_flag
+from rlm.core.budget import Budget
 from rlm.core.checks import check_shapes
 from rlm.core.events import Listener
 from rlm.core.limits import Limits
 from rlm.errors import UsageError
 from rlm.models.limit import ConcurrencyLimit
 from rlm.models.limiter import Limiter
+from rlm.models.purse import check_prices
 from rlm.sandbox.isolation import Isolation, choose_isolation
 from rlm.sandbox.pool import WorkerPool
 
@@ -29,10 +32,12 @@ class RLM:
         `AsyncRLMReplEnvironment`. `limits.run_seconds` (600) bounds a run; its last tenth is kept for a last request.
         `max_concurrency` is that of a run with all its children, `limiter` one for all runs of this object.
     isolation, preload, read_paths, pool: likewise; children are confined as their parents are.
+    budget: what a run and all below it may use: see `Budget`. Where it nears its end the model is told, and at its end
+        the model gets one last request, out of what was kept for it.
     max_turns: replies of the model before a last request for its best answer.
-    max_depth: 0: `rlm_query` is a plain query. 1: it starts a child with an environment of its own, in which
-        `rlm_query` is a plain query. And so on.
-    max_children: children at once on each depth, over all runs of this object.
+    max_depth: as `budget.depth`, else 1. 0: `rlm_query` is a plain query. 1: it starts a child with an environment of
+        its own, in which `rlm_query` is a plain query. And so on.
+    max_children: children at once on each depth, over all runs of this object: as `budget.children`, else 8.
     system_prompt: a text, or a function of (query, context) that gives one; used as it is, instead of ours.
     listener: is told every event (`rlm.core.events`), on the loop of the run or on a thread of the threaded side.
 
@@ -50,8 +55,8 @@ class RLM:
         bridge: str | None = None,
         limits: Limits | None = None,
         max_turns: int = 20,
-        max_depth: int = 1,
-        max_children: int = 8,
+        max_depth: int | None = None,
+        max_children: int | None = None,
         max_concurrency: int = 256,
         limiter: Limiter | None = None,
         max_tokens: int = 4000,
@@ -63,12 +68,14 @@ class RLM:
         preload: Sequence[str] = (),
         read_paths: Sequence[str | os.PathLike[str]] = (),
         pool: WorkerPool | None = None,
+        budget: Budget | None = None,
     ) -> None:
-        _check_whole("max_turns", max_turns)
-        _check_whole("max_depth", max_depth, least=0)
-        _check_whole("max_children", max_children)
-        _check_whole("max_concurrency", max_concurrency)
-        _check_whole("max_tokens", max_tokens)
+        budget = _check_budget(budget)
+        max_depth, max_children = _least(max_depth, budget.depth, 1), _least(max_children, budget.children, 8)
+        _check_whole(0, max_depth=max_depth)
+        _check_whole(
+            1, max_turns=max_turns, max_children=max_children, max_concurrency=max_concurrency, max_tokens=max_tokens
+        )
         check_shapes(limits, tools)
         self._setup = Setup(
             model=model,
@@ -77,7 +84,7 @@ class RLM:
             sandbox=sandbox,
             use_pure_async=read_flag(use_pure_async) if bridge is None else use_pure_async,
             bridge=bridge,
-            limits=limits or Limits(),
+            limits=_within(limits or Limits(), budget.seconds),
             max_turns=max_turns,
             max_concurrency=max_concurrency,
             limiter=limiter,
@@ -91,20 +98,18 @@ class RLM:
             preload=preload,
             read_paths=read_paths,
             pool=pool,
+            budget=budget,
         )
         if base_url is not None and not any(isinstance(spec, str) for spec in (model, sub_model)):
             raise UsageError(f"base_url={base_url!r} goes with a model given by name; none is")
-        # What cannot work is said now, not at the first run: nothing is opened and nothing is kept.
-        tree = make_tree(self._setup)
-        make_model(self._setup, model, tree)
-        sub, _ = make_model(self._setup, self._setup.sub_model, tree)
-        make_environment(self._setup, Job("", None, self._setup.limits), tree, sub)
+        _rehearse(self._setup, budget)
 
     async def acompletion(self, query: str, context: Any = None) -> RunResult:
         """Answer `query` over `context` (a str, bytes, JSON type, or what the environment takes).
 
-        Raises `ModelError` where the root model fails, and after the first query of a cell or child that meets a wrong
-        key, an exhausted quota or a model that its provider does not know; `SandboxError` where no worker can be had.
+        Raises `BudgetExceeded` where the budget did not allow even a last request; `ModelError` where the root model
+        fails, and after the first query of a cell or child that meets a wrong key, an exhausted quota or a model that
+        its provider does not know; `SandboxError` where no worker can be had.
         Cancelling stops the cell, its queries and its children, and closes the environment.
         """
         if not isinstance(query, str) or not query.strip():
@@ -124,6 +129,36 @@ def _read_isolation(given: Isolation | None, sandbox: str, pool: WorkerPool | No
     return choose_isolation(given) if concerned else given
 
 
-def _check_whole(name: str, value: object, least: int = 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UsageError(f"{name}={value!r}: give a whole number of at least {least}")
+def _rehearse(setup: Setup, budget: Budget) -> None:
+    """Say what cannot work now, and not at the first run: nothing is opened and nothing is kept."""
+    tree = make_tree(setup)
+    root, _ = make_model(setup, setup.model, tree)
+    sub, _ = make_model(setup, setup.sub_model, tree)
+    check_prices(budget, (root, sub))
+    make_environment(setup, Job("", None, setup.limits), tree, sub)
+
+
+def _check_budget(budget: object) -> Budget:
+    if budget is None:
+        return Budget()
+    if not isinstance(budget, Budget):
+        raise UsageError(f"budget={budget!r:.80}: give rlm.Budget(...), e.g. rlm.Budget(usd=2.0)")
+    return budget
+
+
+def _within(limits: Limits, seconds: float | None) -> Limits:
+    if seconds is None:
+        return limits
+    return within(limits, seconds) if "run_seconds" in limits.given() else limits.override(run_seconds=seconds)
+
+
+def _least(given: int | None, budgeted: int | None, default: int) -> int:
+    """The smaller of what was said in two places; the default where nothing was."""
+    said = [value for value in (given, budgeted) if value is not None]
+    return min(said) if said else default
+
+
+def _check_whole(least: int, **given: object) -> None:
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise UsageError(f"{name}={value!r}: give a whole number of at least {least}")

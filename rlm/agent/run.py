@@ -7,10 +7,11 @@ from typing import Any
 
 from rlm.agent.clock import OutOfTime, RunClock
 from rlm.agent.history import History
-from rlm.agent.turn import Repl, RunPlan, Steps
+from rlm.agent.turn import OutOfBudget, Repl, RunPlan, Steps
 from rlm.core.cell import CellResult, Final
 from rlm.core.events import RunFinished, RunStarted
 from rlm.core.query import Usage
+from rlm.errors import BudgetExceeded
 
 PROSE_REPLIES = 3  # so many replies without code in a row are taken for the answer
 
@@ -23,7 +24,7 @@ class RunResult:
     is then the answer). usage: tokens of the root, of all queries and of the children, where reported. cost_usd: what
     they cost, None where the price of one is not known.
     turns: replies of the model, without a last request. stopped_by: `final`, `turns` (the limit, then a last request),
-    `time` (likewise), `reply` (several replies held no code: the last is the answer).
+    `time` and `budget` (likewise), `reply` (several replies held no code: the last is the answer).
     path: the side that ran, as in `CellResult.path`. seconds: wall time.
     """
 
@@ -44,12 +45,16 @@ async def run_agent(env: Repl, plan: RunPlan, clock: RunClock) -> RunResult:
     """Run one agent to its answer.
 
     Raises `ModelError` where the root model fails, or a query so that no further one can be answered; `SandboxError`
-    without a worker.
+    without a worker; `BudgetExceeded` where the budget did not allow even a last request.
     """
     run = Steps(env, plan, clock, History(plan.system, plan.first_message))
     run.emit(RunStarted(run_id=plan.run_id))
     try:
         final, stopped_by = await _turns(run)
+    except OutOfBudget as over:
+        run.emit(RunFinished(run_id=plan.run_id, answer=run.prose, stopped_by="budget"))
+        message = f"the budget allowed no last request, so there is no final answer: {over}"
+        raise BudgetExceeded(message, _to_result(run, Final(run.prose), "budget")) from None
     except BaseException:
         run.emit(RunFinished(run_id=plan.run_id, stopped_by="error"))
         raise
@@ -71,6 +76,8 @@ async def _turns(run: Steps) -> tuple[Final, str]:
                 return Final(reply.prose), "reply"
     except OutOfTime:
         stopped_by = "time"
+    except OutOfBudget:
+        stopped_by = "budget"
     return await run.best_answer(stopped_by), stopped_by
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 
+from rlm.core.budget import Budget
+from rlm.core.ledger import Ledger
 from rlm.models.base import Model
 from rlm.models.compose import Wrappers, is_within
 from rlm.models.gate import Gate
 from rlm.models.limiter import Limiter
+from rlm.models.purse import Purse
 from rlm.models.resolve import make_wrappers
 
 
@@ -17,11 +20,13 @@ class Tree:
 
     limiter: the queue of every query of the tree. The agents' own requests queue in it too, but not where a waiting
     cell `freezes` the loop: one that holds a slot there could not give it back to the cell that waits for it. gate:
-    shuts with the first failure that no further asking can mend; every run of the tree ends then.
+    shuts with the first failure that no further asking can mend; every run of the tree ends then. purse: pays for all
+    of it, where there is a budget.
     """
 
-    def __init__(self, limiter: Limiter, *, freezes: bool = False) -> None:
+    def __init__(self, limiter: Limiter, *, freezes: bool = False, budget: Budget | None = None) -> None:
         self.limiter, self.gate, self.freezes = limiter, Gate(), freezes
+        self.purse = Purse(Ledger(budget)) if budget else None
         self._wrappers: dict[str, Wrappers] = {}
         self._lock = threading.Lock()
 

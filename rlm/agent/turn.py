@@ -11,20 +11,33 @@ import anyio
 
 from rlm.agent import prompts
 from rlm.agent.clock import OutOfTime, RunClock
-from rlm.agent.feedback import to_notice, to_observation
+from rlm.agent.feedback import to_notice, to_observation, to_warning
 from rlm.agent.finals import TextFinal
 from rlm.agent.history import History
 from rlm.agent.parse import Reply, parse_reply
 from rlm.core.cell import CellResult, Final
 from rlm.core.describe import error_text
 from rlm.core.events import Event, Listener, TurnFinished, TurnStarted
+from rlm.core.ledger import Charge
 from rlm.core.limits import Limits
 from rlm.core.query import Completion, Request, Usage
 from rlm.errors import ModelError, RLMError
 from rlm.models.asking import Asking
 from rlm.models.base import Model
 from rlm.models.gate import Gate
+from rlm.models.purse import Purse
 from rlm.models.spending import Spending
+
+_ONE_TURN = Charge(turns=1)
+_WHY_LAST = {
+    "turns": "{turns} turns are the limit",
+    "time": "the time is over",
+    "budget": "the budget is used up",
+}
+
+
+class OutOfBudget(Exception):
+    """What the run wanted to ask next its budget does not allow. The text says why."""
 
 
 class Repl(Protocol):
@@ -42,7 +55,8 @@ class Repl(Protocol):
 class RunPlan:
     """One run: who is asked what, and within which bounds. `model_name` overrides the model's own name.
 
-    `gate` is shut by a query's failure that no further asking can mend: the run ends with it.
+    `gate` is shut by a query's failure that no further asking can mend: the run ends with it. `purse`: out of which the
+    whole tree pays, if it has a budget.
     """
 
     model: Model
@@ -56,6 +70,7 @@ class RunPlan:
     model_name: str | None = None
     listener: Listener | None = None
     gate: Gate | None = None
+    purse: Purse | None = None
 
 
 @dataclass
@@ -97,7 +112,12 @@ class Steps:
         request = Request(messages[-1]["content"], model=self.plan.model_name, messages=messages)
         try:
             with Asking(deadline=monotonic() + seconds), anyio.move_on_after(seconds):
-                return await self.plan.model.complete(request)
+                return await self._pay(request)
+        except ModelError as error:
+            if error.kind == "budget":
+                self.turn -= not self.last  # nobody was asked
+                raise OutOfBudget(str(error)) from None
+            raise
         except RLMError:
             raise
         except Exception as error:  # any failure of a caller's model is the model's failure
@@ -112,6 +132,15 @@ class Steps:
             kind="timeout",
         )
 
+    async def _pay(self, request: Request) -> Completion:
+        model, purse = self.plan.model, self.plan.purse
+        if purse is None:
+            return await model.complete(request)
+        is_root = self.plan.depth == 0
+        if is_root:  # the last request will be about as long as this one
+            purse.keep(model, request, _ONE_TURN)
+        return await purse.ask(model.complete, model, request, _ONE_TURN, final=self.last and is_root)
+
     async def act(self, reply: Reply) -> Final | None:
         """Run what the reply asks for; give its final answer, or put the observation in the history."""
         results = await self.run_cells(reply.cells)
@@ -124,7 +153,11 @@ class Steps:
                 return final
             shown.append(why_not)
         self.prose_replies = self.prose_replies + 1 if reply.prose and not shown and not reply.cut else 0
-        self.history.add_observation("\n\n".join(part for part in (*shown, to_notice(reply)) if part))
+        near = {} if self.plan.purse is None else self.plan.purse.ledger.near()
+        notices = (*shown, to_notice(reply), to_warning(near))
+        self.history.add_observation("\n\n".join(part for part in notices if part))
+        if not self.last and any(map(_is_over_budget, results)):
+            raise OutOfBudget("queries were refused, for the budget did not allow them")
         return None
 
     async def run_cells(self, cells: Sequence[str]) -> list[CellResult]:
@@ -165,9 +198,12 @@ class Steps:
         return named[-1].final, to_observation(named, 1)
 
     async def best_answer(self, stopped_by: str) -> Final:
-        """Ask once more, for an answer from what was seen. Out of all time: the last words of the model."""
+        """Ask once more, for an answer from what was seen. Out of all time: the last words of the model.
+
+        Raises `OutOfBudget` where nothing is left to ask with.
+        """
         self.last = True
-        why = "the time is over" if stopped_by == "time" else f"{self.plan.max_turns} turns are the limit"
+        why = _WHY_LAST[stopped_by].format(turns=self.plan.max_turns)
         self.history.add_observation(prompts.LAST_REQUEST.format(why=why))
         try:
             reply = await self.ask()
@@ -179,3 +215,7 @@ class Steps:
         if reply.final is not None and not reply.final.is_name:
             return reply.final.text
         return reply.prose or (self.cells[-1].to_text() if self.cells else "")
+
+
+def _is_over_budget(result: CellResult) -> bool:
+    return any(record.answer.error is not None and record.answer.error.kind == "budget" for record in result.queries)

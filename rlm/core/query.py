@@ -199,6 +199,11 @@ class AnswerError:
     message: str
     attempts: int = 1
 
+    @property
+    def refused(self) -> bool:
+        """Whether nobody was asked, because a limit or the budget forbids it."""
+        return self.kind in ("refused", "budget")
+
     def to_text(self) -> str:
         """What stands in the place of the answer."""
         return f"[ERROR] {self.kind}: {self.message}"

@@ -9,6 +9,7 @@ from time import monotonic, perf_counter
 
 from rlm.core.describe import error_text
 from rlm.core.events import Listener, QueryFinished, QueryStarted
+from rlm.core.ledger import Charge
 from rlm.core.query import Answer, AnswerError, Completion, QueryRecord, Request, Usage
 from rlm.core.waiting import in_trio, is_cancellation
 from rlm.errors import ModelError
@@ -16,6 +17,7 @@ from rlm.models.asking import Asking
 from rlm.models.base import Model
 from rlm.models.compose import is_within
 from rlm.models.limiter import Limiter
+from rlm.models.purse import Purse
 from rlm.models.schema import SchemaModel
 from rlm.models.spending import Spending
 
@@ -24,6 +26,7 @@ _NO_MODEL = (
     'no model was given: pass model= to the environment, a name such as "openai/gpt-5-mini", a Model object or a '
     "function from a prompt to a text"
 )
+_ONE_QUERY = Charge(queries=1)
 _CANCELLED = "the query was cancelled"
 
 
@@ -49,7 +52,8 @@ class Answerer:
     each attempt queues for itself); environments that share one take turns. child: who answers requests of kind
     `"rlm"`, if anyone: past the limiter and without the query timeout, for a child run has limits of its own.
     query_seconds: for one query, waiting and attempts included. default_max_tokens: for a request that names none.
-    listener: is told `QueryStarted` and `QueryFinished` of level `depth`.
+    listener: is told `QueryStarted` and `QueryFinished` of level `depth`. purse: out of which all is paid; a query that
+    it does not allow is refused.
 
     A model's failure is a failed `Answer`, never an exception; only cancellation passes through. The records of
     what was asked, cancelled queries included, are appended to the list the caller gives, in order of their end.
@@ -65,7 +69,9 @@ class Answerer:
         child: Model | None = None,
         listener: Listener | None = None,
         depth: int = 0,
+        purse: Purse | None = None,
     ) -> None:
+        self._purse = purse
         self._model, self._child = model, child
         self._limiter, self._query_seconds = limiter, query_seconds
         self._limits_itself = model is not None and is_within(model, limiter)
@@ -185,6 +191,13 @@ class Answerer:
         raise ModelError(self._explain_deadline(query, seconds, is_child), kind="timeout")
 
     def _start(self, model: Model, request: Request, is_child: bool) -> Awaitable[Completion]:
+        if self._purse is None:
+            return self._complete(model, request, is_child)
+        # what a child run asks is paid by itself
+        payer = None if is_child else model
+        return self._purse.ask(lambda asked: self._complete(model, asked, is_child), payer, request, _ONE_QUERY)
+
+    def _complete(self, model: Model, request: Request, is_child: bool) -> Awaitable[Completion]:
         if request.options.schema is not None and not is_child:
             return self._with_schema(model).complete(request)
         if is_child or self._limits_itself:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-from rlm.core.query import Completion, Request
+from rlm.core.query import Completion, Request, Usage
 
 
 class Model(ABC):
@@ -24,6 +24,10 @@ class Model(ABC):
         Cancelling closes the request. Deadlines, concurrency and retries are the caller's.
         """
 
+    def find_cost_usd(self, usage: Usage, model: str | None = None) -> float | None:
+        """What so many tokens cost, of `model` if it is not this one; None where no price is known."""
+        return None
+
     async def aclose(self) -> None:  # noqa: B027 -- most models hold nothing
         """Close what belongs to the running loop. The model stays usable: a later request opens it anew."""
 
@@ -39,6 +43,10 @@ class Around(Model):
 
     def __init__(self, model: Model) -> None:
         self._model, self.name = model, model.name
+
+    def find_cost_usd(self, usage: Usage, model: str | None = None) -> float | None:
+        """As the model says."""
+        return self._model.find_cost_usd(usage, model)
 
     async def aclose(self) -> None:
         """Close the model."""

@@ -28,6 +28,10 @@ class TokenEstimate:
             return _chars(asked) * self.tokens_per_char + output
         return len(asked) * self.tokens_per_char if isinstance(asked, str) else 0.0
 
+    def input_of(self, request: Request) -> float:
+        """The guess for what a request sends."""
+        return (_chars(request) + len(request.system or "")) * self.tokens_per_char
+
     def learn(self, args: tuple[object, ...], result: object) -> float | None:
         """What it was, where the result says so; the next guess knows it."""
         if not isinstance(result, Completion) or result.usage is None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rlm.core.query import Completion, Request
+from rlm.core.query import Completion, Request, Usage
 from rlm.errors import ModelError, UsageError
 from rlm.models.asking import current_asking
 from rlm.models.base import Model
@@ -61,6 +61,12 @@ class Fallback(Model):
             return completion
         provider = completion.provider or self.models[place].name
         return replace(completion, provider=provider, attempts=completion.attempts + attempts)
+
+    def find_cost_usd(self, usage: Usage, model: str | None = None) -> float | None:
+        """As the dearest of them says; None where one does not know."""
+        costs = [one.find_cost_usd(usage, model) for one in self.models]
+        known = [cost for cost in costs if cost is not None]
+        return max(known) if len(known) == len(costs) else None
 
     @property
     def identity(self) -> str:

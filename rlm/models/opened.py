@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from rlm.core.query import Completion, Request
+from rlm.core.query import Completion, Request, Usage
 from rlm.errors import UsageError
 from rlm.models.base import Model
 
@@ -46,6 +46,10 @@ class OpenedModel(Model):
         """A vector for each text, in their order. Raises `ModelError`, `UsageError`."""
         embed: Callable[..., Awaitable[Embeddings]] = self._verb("embed_batch", "has no embeddings")
         return await embed(texts, model=model, dimensions=dimensions)
+
+    def find_cost_usd(self, usage: Usage, model: str | None = None) -> float | None:
+        """What so many tokens cost; None where no price is known."""
+        return self.inner.find_cost_usd(usage, model)
 
     async def aclose(self) -> None:
         """Close what belongs to the running loop."""

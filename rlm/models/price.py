@@ -110,6 +110,11 @@ class PricedModel(Around):
         stream = self._model.stream  # type: ignore[attr-defined]
         return self._priced(await stream(request, on_text))
 
+    def find_cost_usd(self, usage: Usage, model: str | None = None) -> float | None:
+        """By the price list of today; None where the model's server and name are not on it."""
+        name = (model or self.name).removeprefix(f"{getattr(self._model, 'provider', '')}/")
+        return find_cost_usd(self._url, name, usage) if self._url else None
+
     def _priced(self, completion: Completion) -> Completion:
         if completion.cost_usd is not None or not self._url:
             return completion

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, overload
 
-from rlm.core.query import Completion, Request
+from rlm.core.query import Completion, Request, Usage
 from rlm.errors import ModelError, UsageError
 from rlm.models.base import Model
 
@@ -53,6 +53,10 @@ class WrappedModel(Model):
         """The model's answer, through the wrapper."""
         # No coroutine of its own: with a thousand queries under way the garbage collector walks through all of them.
         return self._call(self._complete, request)
+
+    def find_cost_usd(self, usage: Usage, model: str | None = None) -> float | None:
+        """As the model says."""
+        return self.inner.find_cost_usd(usage, model)
 
     async def aclose(self) -> None:
         """Close the model."""

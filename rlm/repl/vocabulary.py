@@ -18,7 +18,9 @@ ALIASES = {
     "batch_llm_query": "llm_batch_query",
     "rlm_query_batched": "rlm_batch_query",
 }
-RESERVED = frozenset({"FINAL", "FINAL_VAR", "FINAL_var", "SUBMIT", "SHOW_VARS", "answer", "context"})
+HOST_WORDS = frozenset({"BUDGET"})
+"""Words that reach the host as tools do."""
+RESERVED = frozenset({"FINAL", "FINAL_VAR", "FINAL_var", "SUBMIT", "SHOW_VARS", "answer", "context"}) | HOST_WORDS
 """Names that no tool may take, beside those that Python keeps for itself."""
 
 Text = str | None
@@ -142,7 +144,7 @@ def _to_error(answer: Answer) -> LLMQueryError:
     error = answer.error
     if error is None:
         raise ValueError("an answer that is ok is no error")
-    kind = QueryRefused if error.kind == "refused" else LLMQueryError
+    kind = QueryRefused if error.refused else LLMQueryError
     return kind(f"{error.kind}: {error.message}", answer)
 
 
@@ -160,7 +162,8 @@ def check_tool_name(name: object) -> None:
 
 
 def _make_tool(port: Port, name: str, text: str) -> Callable[..., Any]:
-    check_tool_name(name)
+    if name not in HOST_WORDS:
+        check_tool_name(name)
 
     def tool(*args: Any, **kwargs: Any) -> Any:
         return port.call_tool(name, args, kwargs)

@@ -216,7 +216,7 @@ class Conversation:
             self._call_ended(call)
 
     def _reply(self, call: int, answers: Sequence[Answer]) -> None:
-        if any(answer.error is not None and answer.error.kind == "refused" for answer in answers):
+        if any(answer.error is not None and answer.error.refused for answer in answers):
             self._refused += 1
         self._send(*pack_answers(call, answers))
         if self._refused >= REFUSALS_BEFORE_STOP:

@@ -22,21 +22,24 @@ _LOGGED_CHARS = 256 << 20
 _BEGINNING_CHARS = 1000
 _OPTION_FACTOR = 30  # a byte of JSON may become so many
 REFUSALS_BEFORE_STOP = 3
+NO_TOOLS: Mapping[str, Callable[..., Any]] = {}
 
 
 class Toolbox:
     """The caller's functions, run on the host: async ones on its event loop, plain ones on threads of our own.
 
     Both see a copy of the context variables of the `execute` call. They have a concurrency limit of their own, so
-    that a tool may query while queries hold every slot.
+    that a tool may query while queries hold every slot. own: words of ours, under names that no caller may take.
     """
 
-    def __init__(self, tools: Mapping[str, Callable[..., Any]]) -> None:
+    def __init__(
+        self, tools: Mapping[str, Callable[..., Any]], own: Mapping[str, Callable[..., Any]] = NO_TOOLS
+    ) -> None:
         for name, tool in tools.items():
             check_tool_name(name)
             if not callable(tool):
                 raise UsageError(f"tool {name!r} is not callable: {type(tool).__name__}")
-        self._tools = dict(tools)
+        self._tools = {**tools, **own}
         self._limit = ConcurrencyLimit(_TOOL_CONCURRENCY)
         self._threads = DaemonThreads(_TOOL_CONCURRENCY, "rlm-tool")
 

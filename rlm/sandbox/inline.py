@@ -98,7 +98,7 @@ class InlinePort:
                     answers = await self._desk.answerer.answer_batch(requests, seconds_left=left, records=cell.records)
             finally:
                 cell.clock.wait_ends()
-        if any(answer.error is not None and answer.error.kind == "refused" for answer in answers):
+        if any(answer.error is not None and answer.error.refused for answer in answers):
             cell.refused += 1
             if cell.refused >= REFUSALS_BEFORE_STOP:
                 self._halt(cell, f"{REFUSALS_BEFORE_STOP} refused queries")
