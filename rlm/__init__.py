@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 # name -> module that defines it; `import rlm` alone imports none of them
 _HOMES = {
+    "Adaptive": "rlm.models.adaptive",
     "Answer": "rlm.core.query",
     "AnswerError": "rlm.core.query",
     "AsyncRLMReplEnvironment": "rlm.environment",
@@ -37,6 +38,7 @@ _HOMES = {
     "RLMReplEnvironment": "rlm.sync",
     "Request": "rlm.core.query",
     "Retry": "rlm.models.retry",
+    "RetryBudget": "rlm.models.retry",
     "RunResult": "rlm.agent.run",
     "SandboxError": "rlm.errors",
     "SandboxUnavailable": "rlm.errors",
@@ -82,6 +84,7 @@ if TYPE_CHECKING:
     from rlm.errors import ToolError as ToolError
     from rlm.errors import UsageError as UsageError
     from rlm.errors import ValueNotPortable as ValueNotPortable
+    from rlm.models.adaptive import Adaptive as Adaptive
     from rlm.models.base import Model as Model
     from rlm.models.breaker import Breaker as Breaker
     from rlm.models.cache import Cache as Cache
@@ -90,6 +93,7 @@ if TYPE_CHECKING:
     from rlm.models.limiter import Limiter as Limiter
     from rlm.models.resolve import open_model as open_model
     from rlm.models.retry import Retry as Retry
+    from rlm.models.retry import RetryBudget as RetryBudget
     from rlm.models.scripted import ScriptedModel as ScriptedModel
     from rlm.sandbox.pool import WorkerPool as WorkerPool
     from rlm.sandbox.snapshot import Snapshot as Snapshot

@@ -26,7 +26,7 @@ from rlm.models.answerer import Answerer
 from rlm.models.base import Model
 from rlm.models.limiter import Limiter
 from rlm.models.purse import Purse, choose_purse
-from rlm.models.resolve import compose_model, make_limiter
+from rlm.models.resolve import compose_any, make_limiter
 from rlm.repl.queries import RequestMaker
 from rlm.sandbox.choose import make_sandbox
 from rlm.sandbox.desk import Desk, Toolbox
@@ -127,10 +127,11 @@ class AsyncRLMReplEnvironment:
         self.limits = (limits or Limits()).override(cell_seconds=cell_timeout, compute_seconds=compute_timeout)
         check_combinations(sandbox, self.limits, model, base_url)
         limiter = make_limiter(limiter, max_concurrency)
-        self._model, self._owned = _compose(model, base_url, limiter)
+        self._bridge = choose_bridge(use_pure_async, bridge, sandbox, self._end_loop)
+        loops = self._bridge.name == "threaded"
+        self._model, self._owned = compose_any(model, base_url=base_url, limiter=limiter, many_loops=loops)
         purse = choose_purse(budget, self._model)
         self._toolbox = Toolbox(tools or {}, {} if purse is None else {"BUDGET": purse.show})
-        self._bridge = choose_bridge(use_pure_async, bridge, sandbox, self._end_loop)
         self._answerer = Answerer(
             self._model, limiter=limiter, query_seconds=self.limits.query_seconds,
             default_max_tokens=max_tokens, child=child_model, listener=listener, depth=depth, purse=purse,
@@ -368,10 +369,6 @@ class AsyncRLMReplEnvironment:
         for model in (self._model, self._child):
             if model is not None:
                 await model.aclose()
-
-
-def _compose(model: ModelLike | None, base_url: str | None, limiter: Limiter) -> tuple[Model | None, bool]:
-    return (None, False) if model is None else compose_model(model, base_url=base_url, limiter=limiter)
 
 
 class _Turn:

@@ -31,7 +31,7 @@ class ManualClock:
         self._now, self._jumps, self._chance = start, jumps, chance
         self._sleepers: list[tuple[float, int, Waiter[None]]] = []
         self._ids = itertools.count()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a finalizer may end a sleep while it is held
 
     def now(self) -> float:
         """The time as it was last set."""

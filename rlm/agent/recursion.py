@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from rlm.models.base import Model
 from rlm.models.limit import ConcurrencyLimit
 from rlm.models.limiter import Limiter
 from rlm.models.resolve import compose_model, make_limiter
+from rlm.models.spending import Spending
 from rlm.sandbox.isolation import Isolation
 from rlm.sandbox.pool import WorkerPool
 
@@ -67,13 +68,17 @@ class Setup:
 
 @dataclass(frozen=True)
 class Job:
-    """One question. `depth` and `limits` are the host's: nothing a cell says about them counts."""
+    """One question. `depth` and `limits` are the host's: nothing a cell says about them counts.
+
+    `spent` is what its run has used, also where that fails.
+    """
 
     query: str
     context: Any
     limits: Limits
     depth: int = 0
     model_name: str | None = None
+    spent: Spending = field(default_factory=Spending)
 
 
 def make_tree(setup: Setup) -> Tree:
@@ -99,13 +104,11 @@ async def _open_models(setup: Setup, root: ModelSpec, tree: Tree) -> AsyncIterat
     model, owned = make_model(setup, root, tree, queues=not tree.freezes)
     is_same = root is setup.sub_model and not (tree.freezes and isinstance(root, str))
     sub_model, sub_owned = (model, False) if is_same else make_model(setup, setup.sub_model, tree)
-    try:
+    async with AsyncExitStack() as opened:  # where a cancelled scope interrupts one closing, the other is done
+        for made, is_mine in ((model, owned), (sub_model, sub_owned)):
+            if is_mine:
+                opened.push_async_callback(made.aclose)
         yield tree.around_root(model), tree.around_queries(sub_model)
-    finally:
-        if sub_owned:
-            await sub_model.aclose()
-        if owned:
-            await model.aclose()
 
 
 async def run_job(setup: Setup, job: Job, tree: Tree) -> RunResult:
@@ -131,8 +134,9 @@ async def _run_with(setup: Setup, job: Job, clock: RunClock, tree: Tree, models:
         listener=setup.listener,
         gate=tree.gate,
         purse=tree.purse,
+        spent=job.spent,
     )
-    child = ChildRuns(setup, job.depth + 1, clock, tree, sub_model.name) if recursion else None
+    child = ChildRuns(setup, job, clock, tree, sub_model.name) if recursion else None
     async with make_environment(setup, job, tree, sub_model, child) as env:
         return await run_agent(env, plan, clock)
 
@@ -164,29 +168,35 @@ def make_environment(
 
 
 class ChildRuns(Model):
-    """Answers each request by a run of its own, whose `context` is the whole prompt. One object per parent run."""
+    """Answers each request by a run of its own, whose `context` is the whole prompt. One object per parent run.
 
-    def __init__(self, setup: Setup, depth: int, clock: RunClock, tree: Tree, name: str = "") -> None:
+    What a child used that then failed is no part of any answer: it is added to what the parent has used.
+    """
+
+    def __init__(self, setup: Setup, parent: Job, clock: RunClock, tree: Tree, name: str = "") -> None:
         self.name = name
-        self._setup, self._depth, self._clock, self._tree = setup, depth, clock, tree
+        self._setup, self._parent, self._clock, self._tree = setup, parent, clock, tree
 
     async def complete(self, request: Request) -> Completion:
         """Run a child to its answer. Raises `ModelError` where its model failed or the parent's cell has no time."""
-        async with self._setup.children[self._depth - 1]:
+        depth = self._parent.depth + 1
+        async with self._setup.children[depth - 1]:
             seconds = self._clock.child_seconds()
             if seconds <= 0:
                 raise ModelError("the cell has no time left for a child run", provider=self.name, kind="timeout")
             limits = within(self._setup.limits, seconds)
             query = prompts.to_child_query(request.prompt)
-            job = Job(query, request.prompt, limits, self._depth, request.model)
+            job = Job(query, request.prompt, limits, depth, request.model)
             try:
                 result = await run_job(self._setup, job, self._tree)
-            except BudgetExceeded as over:
-                raise ModelError(f"the child run: {over}", provider=self.name, kind="budget") from None
-        if result.stopped_by == "time" and not result.answer:
-            raise ModelError(
-                f"the child run gave no answer within {seconds:.3g} seconds", provider=self.name, kind="timeout"
-            )
+                if result.stopped_by == "time" and not result.answer:
+                    words = f"the child run gave no answer within {seconds:.3g} seconds"
+                    raise ModelError(words, provider=self.name, kind="timeout")
+            except BaseException as error:
+                self._parent.spent.add(job.spent.usage, job.spent.cost_usd)
+                if isinstance(error, BudgetExceeded):
+                    raise ModelError(f"the child run: {error}", provider=self.name, kind="budget") from None
+                raise
         name = request.model or self.name
         return Completion(result.answer, name, result.usage, "stop", cost_usd=result.cost_usd)
 

@@ -85,8 +85,8 @@ def _to_result(run: Steps, final: Final, stopped_by: str) -> RunResult:
     return RunResult(
         answer=final.value if isinstance(final.value, str) else str(final.value),
         value=final.value if final.portable else None,
-        usage=run.spent.usage,
-        cost_usd=run.spent.cost_usd,
+        usage=run.plan.spent.usage,
+        cost_usd=run.plan.spent.cost_usd,
         turns=run.turn,
         stopped_by=stopped_by,
         run_id=run.plan.run_id,

@@ -56,7 +56,7 @@ class RunPlan:
     """One run: who is asked what, and within which bounds. `model_name` overrides the model's own name.
 
     `gate` is shut by a query's failure that no further asking can mend: the run ends with it. `purse`: out of which the
-    whole tree pays, if it has a budget.
+    whole tree pays, if it has a budget. `spent` is what it uses.
     """
 
     model: Model
@@ -71,6 +71,7 @@ class RunPlan:
     listener: Listener | None = None
     gate: Gate | None = None
     purse: Purse | None = None
+    spent: Spending = field(default_factory=Spending)
 
 
 @dataclass
@@ -85,7 +86,6 @@ class Steps:
     last: bool = False
     prose_replies: int = 0
     prose: str = ""
-    spent: Spending = field(default_factory=Spending)
     cells: list[CellResult] = field(default_factory=list)
 
     def emit(self, event: Event) -> None:
@@ -97,7 +97,7 @@ class Steps:
         self.emit(TurnStarted(turn=self.turn))
         completion = await self._complete()
         usage = completion.usage or Usage()
-        self.spent.add(usage, completion.cost_usd)
+        self.plan.spent.add(usage, completion.cost_usd)
         tokens = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
         self.emit(TurnFinished(turn=self.turn, text=completion.text, **tokens))
         reply = parse_reply(completion.text, cut=completion.finish_reason == "length")
@@ -176,7 +176,7 @@ class Steps:
             seconds = min(self.plan.limits.cell_seconds, left)
             self.clock.start_cell(seconds)
             result = await self.env.execute_async(code, timeout=seconds)
-            self.spent.add(result.usage, result.cost_usd)
+            self.plan.spent.add(result.usage, result.cost_usd)
             self.cells.append(result)
             if self.plan.gate is not None and self.plan.gate.error is not None:
                 raise self.plan.gate.error

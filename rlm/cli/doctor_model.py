@@ -1,4 +1,4 @@
-"""What `rlm doctor` finds about models: which HTTP library carries queries, which keys are set, whether one answers."""
+"""What `rlm doctor` finds about models: what carries queries, which keys are set, whether one answers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ Add = Callable[[str, str, str], None]
 
 _TRY_SECONDS = 60.0
 _PROMPT = "Answer with the one word: ok"
-_MAX_TOKENS = 16
+_MAX_TOKENS = 1024  # a model that thinks first fails, HTTP 400, where its thoughts alone go beyond it
 
 
 def look_at_transport(add: Add) -> None:
-    """The transport that a model without `transport=` has."""
+    """The transport that a model without `transport=` has, and the event loop on which the command runs."""
+    from rlm.cli.interrupt import choose_loop
     from rlm.models.transports.choose import choose_transport
 
     add("ok", "transport", _with_version(choose_transport().name))
+    loop = choose_loop().__module__.partition(".")[0]
+    add("ok", "event loop", f"{_with_version(loop)} for this command; a program of your own brings its own")
 
 
 def look_at_keys(add: Add) -> None:
@@ -37,8 +40,11 @@ def look_at_keys(add: Add) -> None:
 
 def ask_model(add: Add, model: str, base_url: str | None) -> None:
     """One tiny query, without a second attempt: how long it took, or why there was no answer."""
+    from rlm.cli.interrupt import MainLoop
+
     try:
-        found = asyncio.run(_ask(model, base_url))
+        with MainLoop() as loop:
+            found = loop.run(_ask(model, base_url))
     except TimeoutError:
         add("FAIL", "model", f"{model}: no answer within {_TRY_SECONDS:g} s")
     except RLMError as error:

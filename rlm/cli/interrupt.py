@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -14,6 +14,15 @@ from rlm.repl.repl import Repl
 
 T = TypeVar("T")
 _ENOUGH = 3  # presses after which nothing is waited for any more
+
+
+def choose_loop() -> Callable[[], asyncio.AbstractEventLoop]:
+    """What makes the command's event loops: uvloop where the extra `[fast]` is installed, else asyncio."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
 
 
 class MainLoop:
@@ -24,7 +33,7 @@ class MainLoop:
     """
 
     def __enter__(self) -> MainLoop:
-        self._runner = asyncio.Runner().__enter__()
+        self._runner = asyncio.Runner(loop_factory=choose_loop()).__enter__()
         self._task: asyncio.Task[Any] | None = None
         self._presses = 0
         return self

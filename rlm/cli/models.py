@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -75,9 +76,10 @@ def _lines_of(provider: Provider) -> Iterator[_Line]:
 
 
 def _key_of(provider: Provider) -> str:
-    """Whether it is set, never what it is."""
-    if provider.find_key():
-        return f"{provider.key_variable} is set"
+    """Whether it is set, and by which variable, never what it is."""
+    found = next((name for name in provider.key_variables if os.environ.get(name, "").strip()), None)
+    if found is not None:
+        return f"{found} is set"
     return f"{provider.key_variable} is not set" if provider.needs_key else "none is needed"
 
 

@@ -93,6 +93,7 @@ def _to_json(result: RunResult) -> dict[str, Any]:
         "queries": sum(len(cell.queries) for cell in result.cells),
         "input_tokens": result.usage.input_tokens,
         "output_tokens": result.usage.output_tokens,
+        "cost_usd": result.cost_usd,
         "seconds": result.seconds,
         "path": result.path,
         "run_id": result.run_id,

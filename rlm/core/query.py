@@ -14,6 +14,7 @@ MAX_TOKENS = (1 << 31) - 1
 """The most that a query may ask for as its `max_tokens`."""
 MODEL_CHARS = 256
 """The longest name of a model that a query may give."""
+_SCHEMA = "a JSON schema as a dict, or a pydantic model class"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,12 @@ class Options:
 
     def __post_init__(self) -> None:
         stop: Any = self.stop
+        extra: Any = self.extra
         if not isinstance(stop, tuple):
             several = isinstance(stop, Iterable) and not isinstance(stop, str)
             object.__setattr__(self, "stop", tuple(stop) if several else () if stop is None else (stop,))
+        if extra is None:
+            object.__setattr__(self, "extra", {})
         for name, is_right, what in _RIGHT:
             value = getattr(self, name)
             if value is not None and not is_right(value):
@@ -94,7 +98,7 @@ def to_json_schema(schema: Any) -> dict[str, Any]:
         return dict(schema)
     make = getattr(schema, "model_json_schema", None)
     if make is None:
-        raise UsageError(f"schema={schema!r:.80}: give a JSON schema as a dict, or a pydantic model class")
+        raise UsageError(f"schema={schema!r:.80}: give {_SCHEMA}")
     return dict(make())
 
 
@@ -116,6 +120,7 @@ _RIGHT = (
     ("stop", lambda stop: all(isinstance(text, str) and text for text in stop), "a text or several, none empty"),
     ("effort", lambda effort: isinstance(effort, str) or _is_whole(effort), "a word or a number of tokens"),
     ("web_search", lambda wanted: isinstance(wanted, bool), "True or False"),
+    ("schema", lambda given: isinstance(given, Mapping) or hasattr(given, "model_json_schema"), _SCHEMA),
     ("extra", lambda extra: isinstance(extra, Mapping), "a dict"),
 )
 NO_OPTIONS = Options()

@@ -12,7 +12,10 @@ T = TypeVar("T")
 def in_trio() -> bool:
     """Whether the caller runs under trio. Costs one dict lookup where trio was never imported."""
     trio = sys.modules.get("trio")
-    return trio is not None and bool(trio.lowlevel.in_trio_run())
+    try:
+        return trio is not None and bool(trio.lowlevel.in_trio_run())
+    except AttributeError:  # another thread is importing it at this moment
+        return False
 
 
 def is_cancellation(error: BaseException) -> bool:
@@ -23,8 +26,7 @@ def is_cancellation(error: BaseException) -> bool:
         except RuntimeError:  # not on an asyncio loop
             return True
         return task is None or task.cancelling() > 0
-    trio = sys.modules.get("trio")
-    return trio is not None and isinstance(error, trio.Cancelled)
+    return in_trio() and isinstance(error, sys.modules["trio"].Cancelled)
 
 
 class Waiter(Generic[T]):

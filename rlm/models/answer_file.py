@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import struct
 import threading
 from dataclasses import astuple
+from itertools import islice
 from typing import Any
 
 from rlm.core.query import Completion, Usage
@@ -16,24 +18,31 @@ _APPLICATION_ID = 0x524C4D63
 _VERSION = 1
 _WAIT_MS = 20  # for another program's write; an event loop waits meanwhile
 _LAST_WAIT_MS = 5000
+_WAL_TRIES = 20
+_PART_ROWS = 500  # in one transaction: what was left by a file that was held or full does not come all at once
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS answers (key BLOB, sample INTEGER, answer TEXT NOT NULL, PRIMARY KEY (key, sample))"
 )
 _INSERT = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?)"
-_Place = tuple[bytes, int]
+Place = tuple[bytes, int]
+"""The hash of a request, and which of its answers."""
 
 
 class AnswerFile:
-    """Opened once, used from any thread. A read takes some 15 us, a write some 40, both on the caller's thread.
+    """Opened once, used from any thread of its process. A read takes some 15 us, a write some 40, a write that moves
+    the log into the file some ms, all on the caller's thread.
 
     Each answer is written at once and survives a killed process (WAL, no fsync per answer: a machine that loses
-    power may lose the last ones, and the file stays whole). Raises `UsageError` for what cannot be opened or read.
+    power may lose the last ones, and the file stays whole). While the file cannot be written, each try is given up at
+    once but the first. Raises `UsageError` for what cannot be opened or read.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
         self.path = os.fspath(path)
         self._lock = threading.Lock()
-        self._unsaved: dict[_Place, str] = {}
+        self._unsaved: dict[Place, str | bytes] = {}
+        self._waits_ms = _LAST_WAIT_MS
+        self._process = os.getpid()
         self._connection: sqlite3.Connection | None = None
         try:
             self._connection = self._open(read_only)
@@ -52,30 +61,51 @@ class AnswerFile:
 
     def find(self, key: bytes, sample: int) -> Completion | None:
         """The answer kept there, or None. Raises `UsageError` where the file cannot be read."""
-        with self._lock:
-            text = self._unsaved.get((key, sample))
-            if text is None:
-                try:
-                    row = self._live.execute("SELECT answer FROM answers WHERE key=? AND sample=?", (key, sample))
-                    found = row.fetchone()
-                except sqlite3.Error as error:
-                    raise self._explain(error) from None
-                if found is None:
-                    return None
-                text = found[0]
+        content = self._find(key, sample)
         try:
-            return _from_text(text)
+            return None if content is None else _from_text(content)
         except (ValueError, TypeError, KeyError) as error:
             raise self._explain(error) from None
 
     def keep(self, key: bytes, sample: int, completion: Completion) -> None:
         """Write an answer. One that cannot be written now stays in memory, and goes with a later one."""
+        self._keep({(key, sample): _to_text(completion)})
+
+    def find_vector(self, key: bytes) -> list[float] | None:
+        """The embedding kept there, or None. Raises `UsageError` where the file cannot be read."""
+        content = self._find(key, 0)
+        try:
+            return None if content is None else _from_bytes(content)
+        except (struct.error, TypeError) as error:
+            raise self._explain(error) from None
+
+    def keep_vectors(self, vectors: dict[bytes, list[float]]) -> None:
+        """Write embeddings, as `keep`."""
+        self._keep({(key, 0): _to_bytes(vector) for key, vector in vectors.items()})
+
+    def _find(self, key: bytes, sample: int) -> Any:
         with self._lock:
-            self._unsaved[key, sample] = _to_text(completion)
+            live, unsaved = self._live, self._unsaved.get((key, sample))
+            if unsaved is not None:
+                return unsaved
             try:
-                self._flush()
+                row = live.execute("SELECT answer FROM answers WHERE key=? AND sample=?", (key, sample))
+                found = row.fetchone()
+            except sqlite3.Error as error:
+                raise self._explain(error) from None
+            return None if found is None else found[0]
+
+    def _keep(self, contents: dict[Place, str | bytes]) -> None:
+        with self._lock:
+            if self._connection is None:
+                return  # closed while the answer was on its way: who asked for it has it all the same
+            self._unsaved.update(contents)
+            try:
+                self._flush_part()
             except sqlite3.Error:
-                return  # `close` tries again, with patience, and says so where it is in vain
+                self._wait_for(0)  # `close` tries again, with patience, and says so where it is in vain
+            else:
+                self._wait_for(_WAIT_MS)
 
     def close(self) -> None:
         """Write what is left and close. Raises `UsageError` where that fails: the answers stay in memory."""
@@ -83,9 +113,10 @@ class AnswerFile:
             if self._connection is None:
                 return
             if self._unsaved:
+                self._wait_for(_LAST_WAIT_MS)
                 try:
-                    self._connection.execute(f"PRAGMA busy_timeout={_LAST_WAIT_MS}")
-                    self._flush()
+                    while self._unsaved:
+                        self._flush_part()
                 except sqlite3.Error as error:
                     count = len(self._unsaved)
                     raise UsageError(
@@ -97,10 +128,19 @@ class AnswerFile:
     def _live(self) -> sqlite3.Connection:
         if self._connection is None:
             raise UsageError(f"cache {self.path}: it is closed")
+        if self._process != os.getpid():
+            # SQLite's locks do not survive a fork, and the file would break
+            raise UsageError(f"cache {self.path}: it was opened before this process was forked: open it again here")
         return self._connection
 
-    def _flush(self) -> None:
-        rows = [(key, sample, text) for (key, sample), text in self._unsaved.items()]
+    def _wait_for(self, milliseconds: int) -> None:
+        """How long from now on a statement waits for another program's write."""
+        if milliseconds != self._waits_ms and self._connection is not None:
+            self._connection.execute(f"PRAGMA busy_timeout={milliseconds}")
+            self._waits_ms = milliseconds
+
+    def _flush_part(self) -> None:
+        rows = [(*place, content) for place, content in islice(self._unsaved.items(), _PART_ROWS)]
         live = self._live
         if len(rows) == 1:
             live.execute(_INSERT, rows[0])
@@ -113,7 +153,8 @@ class AnswerFile:
                 if live.in_transaction:
                     live.execute("ROLLBACK")
                 raise
-        self._unsaved.clear()
+        for key, sample, _ in rows:
+            del self._unsaved[key, sample]
 
     def _open(self, read_only: bool) -> sqlite3.Connection:
         # No isolation level: every statement is a transaction of its own, but for the one above.
@@ -129,22 +170,38 @@ class AnswerFile:
             if not isinstance(error, sqlite3.OperationalError) or not os.path.exists(self.path):
                 raise
             # a directory that nothing can be written to, where WAL has no place for its index
+            if os.path.exists(f"{self.path}-wal") and os.path.getsize(f"{self.path}-wal"):
+                raise UsageError(
+                    f"cache {self.path}: answers stand in its -wal file, which cannot be read where nothing can be "
+                    "written: copy both files to a place that can"
+                ) from None
             return _connect(f"{uri}&immutable=1", uri=True)
         return connection
 
     def _check(self, connection: sqlite3.Connection, read_only: bool) -> None:
-        connection.execute(f"PRAGMA busy_timeout={_LAST_WAIT_MS}")
-        [application] = connection.execute("PRAGMA application_id").fetchone()
-        [tables] = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if application != _APPLICATION_ID and (tables or read_only):
-            raise UsageError(f"cache {self.path}: it is a SQLite file, and no cache of answers: give another path")
-        if not read_only:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(f"PRAGMA busy_timeout={self._waits_ms}")
+        if read_only:
+            self._check_header(connection, is_new_fine=False)
+        else:
+            # whole or not at all: another program may be opening the same new file
+            connection.execute("BEGIN IMMEDIATE")
+            self._check_header(connection, is_new_fine=True)
             connection.execute(_TABLE)
             connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version={_VERSION}")
-        connection.execute(f"PRAGMA busy_timeout={_WAIT_MS}")
+            connection.execute("COMMIT")
+            _to_wal(connection)
+            connection.execute("PRAGMA synchronous=NORMAL")
+        self._wait_for(_WAIT_MS)
+
+    def _check_header(self, connection: sqlite3.Connection, *, is_new_fine: bool) -> None:
+        [application] = connection.execute("PRAGMA application_id").fetchone()
+        [tables] = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        [version] = connection.execute("PRAGMA user_version").fetchone()
+        if application != _APPLICATION_ID and (tables or not is_new_fine):
+            raise UsageError(f"cache {self.path}: it is a SQLite file, and no cache of answers: give another path")
+        if version > _VERSION:
+            raise UsageError(f"cache {self.path}: a later version of rlm has made it: update, or give another path")
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -161,6 +218,19 @@ class AnswerFile:
 
 def _connect(target: str, *, uri: bool = False) -> sqlite3.Connection:
     return sqlite3.connect(target, timeout=_WAIT_MS / 1000, isolation_level=None, check_same_thread=False, uri=uri)
+
+
+def _to_wal(connection: sqlite3.Connection) -> None:
+    """Two programs that do this to the same new file refuse each other at once, so that one has to try again."""
+    for left in reversed(range(_WAL_TRIES)):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if not left:
+                raise
+            connection.execute("BEGIN IMMEDIATE")  # which does wait for the other
+            connection.execute("ROLLBACK")
 
 
 def _as_uri(path: str) -> str:
@@ -186,3 +256,11 @@ def _from_text(text: str) -> Completion:
         whole["finish_reason"],
         whole["provider"],
     )
+
+
+def _to_bytes(vector: list[float]) -> bytes:
+    return struct.pack(f"<{len(vector)}d", *vector)
+
+
+def _from_bytes(content: bytes) -> list[float]:
+    return list(struct.unpack(f"<{len(content) // 8}d", content))

@@ -59,16 +59,18 @@ class Breaker(Wrapper):
         self._lock = threading.RLock()  # reentrant: a finalizer may end a call while it is held
         self._open_until: float | None = None
         self._probe: object | None = None
-        # Outcomes of calls that passed before the last change of state say nothing about the time after it.
+        # Calls that passed before the last change of state say nothing about the time after it: neither by their
+        # outcomes nor by being under way still.
         self._era = 0
         self._under_way = 0
 
     @property
     def state(self) -> State:
         """As the next call would find it."""
-        if self._open_until is None:
+        until = self._open_until
+        if until is None:
             return "closed"
-        return "open" if self._clock.now() < self._open_until else "half_open"
+        return "open" if self._clock.now() < until else "half_open"
 
     @property
     def seconds_until_try(self) -> float:
@@ -86,7 +88,7 @@ class Breaker(Wrapper):
         """Calls within the window that were answered."""
         return self._totals()[_SERVED]
 
-    async def call(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call, if the breaker lets it pass. Raises `ModelError` of kind `breaker_open`."""
         if self._open_until is not None:
             probe = self._admit()
@@ -116,7 +118,7 @@ class Breaker(Wrapper):
                 raise self._refusal()
 
     async def _call_as_probe(
-        self, probe: object, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+        self, probe: object, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         verdict: bool | None = None
         try:
@@ -164,15 +166,17 @@ class Breaker(Wrapper):
             self._probe = None
             if verdict is True:
                 self._open_until = None
-                self._era += 1
+                self._begin_era()
                 self._counts.clear()
             elif verdict is False:
                 self._open()
 
     def _note(self, outcome: int | None, era: int) -> None:
         with self._lock:
+            if era != self._era:
+                return
             self._under_way -= 1
-            if outcome is None or era != self._era or self._open_until is not None:
+            if outcome is None or self._open_until is not None:
                 return
             now = self._clock.now()
             self._counts.add(outcome, now)
@@ -183,8 +187,12 @@ class Breaker(Wrapper):
 
     def _open(self) -> None:
         self._open_until = self._clock.now() + self.recovery_seconds
-        self._era += 1
+        self._begin_era()
         self.opened += 1
+
+    def _begin_era(self) -> None:
+        self._era += 1
+        self._under_way = 0
 
     def _totals(self) -> list[int]:
         with self._lock:

@@ -10,10 +10,11 @@ from dataclasses import replace
 from os import PathLike
 from typing import Any, Literal
 
-from rlm.core.query import Completion, Request
+from rlm.core.query import Completion, Request, Usage
 from rlm.errors import ModelError, UsageError
 from rlm.models.answer_file import AnswerFile
 from rlm.models.base import Around, Model
+from rlm.models.providers.embeddings import Embeddings, check_texts
 from rlm.models.schema import Mismatch, parse_answer
 
 Mode = Literal["off", "read_write", "replay"]
@@ -25,7 +26,8 @@ class Cache:
     """Answers of any number of models in one file, for any number of loops, threads and processes at once.
 
     mode: `read_write` answers from the file what is in it and keeps what is not; `replay` answers from the file only,
-    and a miss is an error; `off` does nothing. Only whole, successful, non-empty answers are kept.
+    and a miss is an error; `off` does nothing. Only whole, successful, non-empty answers are kept. Embeddings are kept
+    too, one by one.
 
     An answer that cannot be written, because another program holds the file, is given to its asker all the same and
     kept in memory; it is written with a later one, or by `close`, which raises `UsageError` where even that fails.
@@ -87,8 +89,11 @@ class CachedModel(Around):
     """A model behind a file of answers.
 
     A request that is made twice is answered twice: its second answer has another place in the file than its first, and
-    a later run gets both again in the order in which it asks. What failed leaves its place to the next. An answer from
-    the file has `cost_usd == 0` and `attempts == 0`; usage is that of the day when it was given.
+    a later run gets both again in the order in which it asks. What failed leaves its place to the next, but not in
+    replay, where the next may be in the file. An answer from the file has `cost_usd == 0` and `attempts == 0`; usage
+    is that of the day when it was given.
+
+    A text has one vector, however often it is asked for.
     """
 
     def __init__(self, model: Model, file: AnswerFile, *, is_replay: bool = False) -> None:
@@ -118,6 +123,37 @@ class CachedModel(Around):
             await tell(on_text, completion.text)
         return completion
 
+    async def embed(self, text: str, *, model: str | None = None, dimensions: int | None = None) -> list[float]:
+        """The vector of one text. Raises as `embed_batch`."""
+        return (await self.embed_batch([text], model=model, dimensions=dimensions)).vectors[0]
+
+    async def embed_batch(
+        self, texts: list[str], *, model: str | None = None, dimensions: int | None = None
+    ) -> Embeddings:
+        """The kept vectors, and the model's for the texts that have none; usage and cost are of those.
+
+        Raises `ModelError` of kind refused for a miss in replay, and of kind provider where the model's vectors have
+        other dimensions than the kept ones.
+        """
+        check_texts(texts, getattr(self._model, "provider", ""))
+        how = {"model": model, "dimensions": dimensions}
+        keys = {text: _to_hash({"model": self._identity, "embed": how | {"text": text}}) for text in texts}
+        known = {text: vector for text, key in keys.items() if (vector := self._file.find_vector(key)) is not None}
+        missing = [text for text in keys if text not in known]
+        found = Embeddings(list(known.values()), model or self.name, Usage(), 0.0)
+        if missing:
+            if self._is_replay:
+                raise self._missed(missing[0], "vector of this text")
+            fresh: Embeddings = await self._model.embed_batch(missing, **how)  # type: ignore[attr-defined]
+            try:
+                found = found.joined(fresh)
+            except ValueError as error:
+                raise ModelError(f"cache {self._file.path}: {error}", kind="provider") from None
+            new = dict(zip(missing, fresh.vectors, strict=True))
+            self._file.keep_vectors({keys[text]: vector for text, vector in new.items()})
+            known |= new
+        return replace(found, vectors=[known[text] for text in texts])
+
     async def _answer(self, request: Request, ask: Callable[[Request], Any]) -> Completion:
         key = to_key(self._identity, request)
         sample, is_filled = self._samples.take(key), False
@@ -128,14 +164,15 @@ class CachedModel(Around):
                 is_filled = True
                 return kept
             if self._is_replay:
-                raise self._missed(request, sample)
+                which = f"answer number {sample + 1} of this request" if sample else "answer"
+                raise self._missed(request.prompt, which)
             completion: Completion = await ask(request)
             if completion.text and completion.finish_reason not in _INCOMPLETE:
                 self._file.keep(key, sample, completion)
                 is_filled = True
             return completion
         finally:
-            if not is_filled:
+            if not is_filled and not self._is_replay:
                 self._samples.give_back(key, sample)
 
     def _revived(self, found: Completion, request: Request) -> Completion | None:
@@ -148,11 +185,10 @@ class CachedModel(Around):
         except Mismatch:
             return None
 
-    def _missed(self, request: Request, sample: int) -> ModelError:
-        which = f" number {sample + 1} of this request" if sample else ""
-        text = " ".join(request.prompt[:80].split())
+    def _missed(self, text: str, which: str) -> ModelError:
+        shown = " ".join(text[:80].split())
         return ModelError(
-            f"replay: {self._file.path} has no answer{which}, asked of {self._identity}: {text!r}",
+            f"replay: {self._file.path} has no {which}, asked of {self._identity}: {shown!r}",
             kind="refused",
             attempts=0,
         )
@@ -163,17 +199,20 @@ class CachedModel(Around):
 
 def to_identity(model: Model) -> str:
     """What tells a model from others in the file: provider, name and server; a function has only its name."""
-    alternatives = getattr(model, "models", None)
-    if isinstance(alternatives, tuple):
-        return " else ".join(to_identity(one) for one in alternatives)
     return getattr(model, "identity", "") or model.name
 
 
 def to_key(identity: str, request: Request) -> bytes:
     """The name of a request's answers: a hash of all that makes them. Raises `UsageError` where it is no JSON."""
-    whole = {"model": identity, "request": request.to_canonical()}
+    whole = request.to_canonical()
+    options = whole.get("options", {})
+    for name in options.keys() & {"temperature", "top_p"}:
+        options[name] = float(options[name])  # 0 and 0.0 are one question
     try:
-        text = json.dumps(whole, sort_keys=True, separators=(",", ":"))
+        return _to_hash({"model": identity, "request": whole})
     except (TypeError, ValueError) as error:
         raise UsageError(f"a cached query's extra= and messages hold JSON types only: {error}") from None
-    return hashlib.sha256(text.encode()).digest()
+
+
+def _to_hash(whole: dict[str, Any]) -> bytes:
+    return hashlib.sha256(json.dumps(whole, sort_keys=True, separators=(",", ":")).encode()).digest()

@@ -19,7 +19,7 @@ from rlm.models.providers.base import HTTPModel
 from rlm.models.providers.keys import Key, Secret
 from rlm.models.providers.registry import PROVIDERS, Provider
 from rlm.models.transports.base import Call, Reply, StreamedReply
-from rlm.models.transports.failures import broken_off, timed_out, unreachable
+from rlm.models.transports.failures import broken_off, not_sendable, timed_out, unreachable
 from rlm.models.transports.httpx_api import httpx_api
 
 _CLIENTS = {"openai": ("AsyncOpenAI", "OpenAI"), "anthropic": ("AsyncAnthropic", "Anthropic")}
@@ -100,6 +100,11 @@ class ClientKey(Key):
         if secret and secret not in self._recent:
             self._recent.append(secret)
         return secret
+
+    def hide_in(self, text: str) -> str:
+        """The text without the keys of late; a client that has its keys from a function may have a new one by now."""
+        self.reveal()
+        return super().hide_in(text)
 
     def explain(self) -> str:
         """Where the key came from."""
@@ -182,6 +187,8 @@ class ClientTransport:
             return timed_out(call, "read")
         if isinstance(below, OSError):
             return unreachable(call, str(below))
+        if isinstance(below, ValueError):  # its own words may quote a header
+            return not_sendable(call, type(below).__name__)
         if "authentication" in str(error) or "credentials" in str(error):  # nothing was sent: it has no key
             words = f"{call.endpoint.shown_as}: the {type(self._client).__name__} object has no key"
             return ModelError(words, provider=self.name, kind="auth", attempts=0)

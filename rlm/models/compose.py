@@ -102,7 +102,7 @@ class _Door(Wrapper):
     def __init__(self, breaker: Breaker) -> None:
         self._breaker = breaker
 
-    async def call(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         self._breaker.check()
         return await function(*args, **kwargs)
 

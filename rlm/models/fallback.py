@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +11,7 @@ from rlm.errors import ModelError, UsageError
 from rlm.models.asking import current_asking
 from rlm.models.base import Model
 from rlm.models.clock import SYSTEM_CLOCK, Clock
-from rlm.models.faults import is_worth_another
+from rlm.models.faults import is_worth_another, retold
 from rlm.models.wrapper import mark_partial
 
 
@@ -131,7 +130,4 @@ def _combine(errors: list[tuple[str, Exception]]) -> Exception:
     text = "; ".join(f"{name}: {error}" for name, error in errors)
     if not isinstance(error, ModelError):
         return ModelError(f"nobody answered: {text}", attempts=_attempts(errors))
-    told = copy.copy(error)
-    told.attempts = _attempts(errors)
-    told.args = (f"nobody answered: {text}", *error.args[1:])
-    return told
+    return retold(error, f"nobody answered: {text}", _attempts(errors))

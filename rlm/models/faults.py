@@ -16,11 +16,18 @@ def is_transient(error: BaseException) -> bool:
     """Whether the same question may well be answered a moment later.
 
     Connect errors, timeouts, cut answers, 408, 409, 425, 429 and 5xx; never what a further attempt cannot change: a
-    429 that says the quota is spent, a wrong key, a prompt that is too long. Nor a stream of which text was heard.
+    429 that says the quota is spent, a wrong key, a prompt that is too long. Nor a stream of which text was heard, nor
+    what a limiter has refused unasked: it knew the deadline.
     """
-    if not isinstance(error, ModelError):
-        return isinstance(error, (OSError, TimeoutError, EOFError))
-    if error.partial or error.kind in _NEVER:
+    if getattr(error, "partial", False):
+        return False
+    if isinstance(error, ModelError):
+        return error.attempts > 0 and _may_pass(error)
+    return isinstance(error, (OSError, TimeoutError, EOFError))
+
+
+def _may_pass(error: ModelError) -> bool:
+    if error.kind in _NEVER:
         return False
     if error.status is not None and 400 <= error.status < 500:
         return error.status in _RETRIED_STATUS
@@ -40,8 +47,8 @@ def is_outage(error: BaseException) -> bool:
 
 def is_worth_another(error: BaseException) -> bool:
     """Whether another provider may answer where this one has finally failed."""
-    if isinstance(error, ModelError) and error.kind in _ELSEWHERE:
-        return not error.partial
+    if isinstance(error, ModelError):
+        return not error.partial and (error.kind in _ELSEWHERE or _may_pass(error))
     return is_transient(error)
 
 
@@ -55,3 +62,11 @@ def was_not_served(error: BaseException) -> bool:
     if not isinstance(error, ModelError):
         return False
     return error.attempts == 0 or error.kind == "connect" or (error.status is not None and 400 <= error.status < 500)
+
+
+def retold(error: ModelError, message: str, attempts: int) -> ModelError:
+    """The same failure in other words: a copy, for a caller's model may raise one object many times."""
+    told = type(error).__new__(type(error))  # not by `copy`, which calls a class of the caller's own with our arguments
+    told.__dict__.update(vars(error))
+    told.args, told.attempts = (message, *error.args[1:]), attempts
+    return told

@@ -23,7 +23,7 @@ class Gate(Wrapper):
     def __init__(self) -> None:
         self.error: ModelError | None = None
 
-    async def call(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call, unless it is over."""
         if self.error is not None:
             raise self._repeat(self.error)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Literal, ParamSpec, TypeVar
 
+from rlm.core.describe import error_text
 from rlm.errors import ModelError
 from rlm.models.breaker import Breaker
 from rlm.models.clock import SYSTEM_CLOCK, Clock
@@ -20,6 +21,7 @@ State = Literal["unknown", "healthy", "degraded", "down"]
 _ANSWERED, _FAILED, _LIMITED, _REFUSED = 0, 1, 2, 3
 _DEGRADED, _DOWN = 0.1, 0.5
 _MINUTE_SECONDS = 60.0
+_SHOWN_CHARS = 200
 
 
 class Health(Wrapper):
@@ -31,7 +33,7 @@ class Health(Wrapper):
     - degraded: at least a tenth failed or met a rate limit;
     - healthy: otherwise, and unknown where nothing was asked within the minute.
 
-    `last_error` is the text of the latest failure, `last_answer_seconds` how long the latest answer took.
+    `last_error` is the beginning of the latest failure's text, `last_answer_seconds` how long the latest answer took.
     """
 
     def __init__(self, breaker: Breaker | None = None, *, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -43,7 +45,7 @@ class Health(Wrapper):
         self._counts = RollingCounts(4, _MINUTE_SECONDS)
         self._lock = threading.RLock()  # reentrant: a finalizer may end a call while it is held
 
-    async def call(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call, and count what came of it. Cancelled calls are not counted."""
         started = self._clock.now()
         try:
@@ -95,7 +97,7 @@ class Health(Wrapper):
         if isinstance(error, ModelError) and error.attempts == 0:
             return  # nobody was asked
         kind = _FAILED if is_outage(error) else _LIMITED if is_rate_limit(error) else _REFUSED
-        self.last_error = str(error) or type(error).__name__
+        self.last_error = error_text(error, _SHOWN_CHARS) or type(error).__name__
         self._fatal = isinstance(error, ModelError) and error.kind in ("auth", "quota")
         with self._lock:
             self._counts.add(kind, self._clock.now())

@@ -21,10 +21,43 @@ _MOST_STEPS = 200_000
 def find_problems(value: Any, schema: Any) -> list[str]:
     """Where and why a value does not fit, one line each; empty where it fits.
 
-    Raises `UsageError` for a schema that uses a keyword which is not known here: it would be passed over in silence.
-    Annotations, `format` among them, are passed over.
+    Raises `UsageError` for what `check_schema` refuses, as far as the value leads into the schema, and for a check that
+    takes too many steps. Annotations, `format` among them, are passed over.
     """
     return list(_Check(schema).problems(value, schema, "the value", 0))
+
+
+def check_schema(schema: Any) -> None:
+    """Refuse a schema by which no value could be checked, wherever in it that stands, before anything is asked.
+
+    Raises `UsageError` for a keyword that is not known here, which would be passed over in silence, for one whose own
+    value is malformed, and for a `$ref` that leads nowhere.
+    """
+    left, steps, checker = [schema], 0, _Check(schema)
+    while left:
+        one, steps = left.pop(), steps + 1
+        if isinstance(one, bool):
+            continue
+        _refuse_unknown(one)
+        if steps > _MOST_STEPS:
+            raise UsageError(f"schema: it has more than {_MOST_STEPS:,} parts, or holds itself")
+        if "$ref" in one:
+            checker.resolve(one["$ref"])
+        for keyword in _SHAPES.keys() & one.keys():
+            is_right, what = _SHAPES[keyword]
+            if not is_right(one[keyword]):
+                raise UsageError(f"schema: {keyword}={one[keyword]!r:.80}: it has to be {what}")
+        for keyword, parts_of in _PARTS.items():
+            if keyword in one:
+                left += parts_of(one[keyword])
+
+
+def _refuse_unknown(schema: Any) -> None:
+    if not isinstance(schema, Mapping):
+        raise UsageError(f"schema: {schema!r:.80} is no JSON schema: it has to be a dict or a bool")
+    unknown = _UNKNOWN.intersection(schema)
+    if unknown:
+        raise UsageError(f"schema: the keyword {sorted(unknown)[0]!r} is not checked here: leave it out")
 
 
 class _Check:
@@ -40,14 +73,10 @@ class _Check:
             if not schema:
                 yield f"{at} must not be there"
             return
-        if not isinstance(schema, Mapping):
-            raise UsageError(f"schema: {schema!r:.80} is no JSON schema: it has to be a dict or a bool")
+        _refuse_unknown(schema)
         self._count(1 + sum([len(part) for part in schema.values() if isinstance(part, (str, list, Mapping))]))
-        unknown = _UNKNOWN.intersection(schema)
-        if unknown:
-            raise UsageError(f"schema: the keyword {sorted(unknown)[0]!r} is not checked here: leave it out")
         if "$ref" in schema:
-            yield from self.problems(value, self._resolve(schema["$ref"]), at, depth + 1)
+            yield from self.problems(value, self.resolve(schema["$ref"]), at, depth + 1)
         yield from _own_problems(value, schema, at)
         yield from self._combined(value, schema, at, depth)
         if isinstance(value, dict):
@@ -60,7 +89,7 @@ class _Check:
         if self._steps > _MOST_STEPS:
             raise UsageError(f"schema: to check the value against it takes more than {_MOST_STEPS:,} steps")
 
-    def _resolve(self, reference: Any) -> Any:
+    def resolve(self, reference: Any) -> Any:
         found = self._root
         try:
             if reference != "#" and not reference.startswith("#/"):
@@ -205,3 +234,45 @@ def _is_same(a: Any, b: Any) -> bool:
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(_is_same(a[name], b[name]) for name in a)
     return bool(a == b)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value)
+
+
+def _is_type(value: Any) -> bool:
+    return all(isinstance(name, str) and name in _TYPES for name in (value if isinstance(value, list) else [value]))
+
+
+def _is_pattern(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and re.compile(value) is not None
+    except (re.error, RecursionError, OverflowError):
+        return False
+
+
+_NUMBER = (_is_number, "a number")
+_COUNT = (lambda value: _is_number(value) and value >= 0, "a number of at least 0")
+_LIST = (lambda value: isinstance(value, (list, tuple)), "a list")
+_NAMED = (lambda value: isinstance(value, Mapping), "a dict")
+_SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "type": (_is_type, f"one or several of {', '.join(_TYPES)}"),
+    "enum": _LIST,
+    "required": (_is_texts, "a list of names"),
+    "multipleOf": (lambda value: _is_number(value) and value > 0, "a number above 0"),
+    "pattern": (_is_pattern, "a regular expression"),
+    "patternProperties": (
+        lambda value: isinstance(value, Mapping) and all(map(_is_pattern, value)),
+        "a dict by patterns",
+    ),
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _NUMBER),
+    **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"), _COUNT),
+    **dict.fromkeys(("allOf", "anyOf", "oneOf", "prefixItems"), _LIST),
+    **dict.fromkeys(("properties", "$defs", "definitions"), _NAMED),
+}
+# The schemas within a schema, by the keyword that holds them.
+_PARTS: dict[str, Callable[[Any], list[Any]]] = {
+    **dict.fromkeys(("allOf", "anyOf", "oneOf", "prefixItems"), list),
+    **dict.fromkeys(("properties", "patternProperties", "$defs", "definitions"), lambda held: list(held.values())),
+    **dict.fromkeys(("items", "additionalProperties", "not"), lambda held: [held]),
+}

@@ -56,7 +56,8 @@ class Slot:
 
     def release(self) -> None:
         """Give it back, or leave it to those who have borrowed it."""
-        _innermost.set(self._outer)  # not by token: a dropped coroutine is closed in whatever context drops it
+        if _innermost.get() is self:  # else: a dropped coroutine, closed in whatever context drops it
+            _innermost.set(self._outer)
         self._drop()
 
     def _enter(self) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
+from rlm.core.query import Completion
 from rlm.errors import ModelError, UsageError
 from rlm.models.adaptive import Adaptive
 from rlm.models.allowance import Allowance
@@ -29,8 +30,9 @@ class Limiter(Wrapper):
 
     concurrency: how many at once; a number, an `Adaptive`, `"adaptive"`, or None for no bound.
     per_minute, tokens_per_minute: how much within any 60 seconds. Tokens are taken as an estimate and corrected, both
-        ways, by the usage that the answer says; a failure for which the provider did no work gives them back. A request
-        of more than the whole allowance waits until nothing else counts.
+        ways, by the usage that the answer says; a failure for which the provider did no work gives them back, and an
+        answer for which nobody was asked (a cache's) both. A request of more than the whole allowance waits until
+        nothing else counts.
     A rate limit that names a time holds everybody for it (120 s at most). A call whose turn by these would come after
     its deadline (`Asking`) fails at once.
 
@@ -104,7 +106,7 @@ class Limiter(Wrapper):
         """One call's turn: `async with limiter.turn(900) as turn:`, then `turn.settle(640)`."""
         return Turn(self, tokens)
 
-    async def call(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call when it is its turn."""
         if not (self._rated or self.adaptive or self._paused_until or self.turnstile.in_use):
             slot = Slot(self.slots)
@@ -119,7 +121,9 @@ class Limiter(Wrapper):
         counts_tokens = self.tokens is not None
         async with Turn(self, self.estimate.of(args) if counts_tokens else 0.0) as turn:
             result = await function(*args, **kwargs)
-            if counts_tokens:
+            if isinstance(result, Completion) and not result.attempts:
+                turn.forgo()
+            elif counts_tokens:
                 tokens = self.estimate.learn(args, result)
                 if tokens is not None:
                     turn.settle(tokens)
@@ -162,7 +166,7 @@ class Limiter(Wrapper):
     def note_end(self, turn: Turn, error: BaseException | None) -> None:
         """Learn from how a turn has ended: before its slot is given back."""
         if error is None:
-            if self.adaptive is not None:
+            if self.adaptive is not None and turn.was_asked:
                 with self._lock:
                     self.adaptive.answered(turn.began, self.clock.now(), self.slots.in_use)
                 self._resize()

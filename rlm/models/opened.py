@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rlm.core.query import Completion, Request, Usage
 from rlm.errors import UsageError
-from rlm.models.base import Model
+from rlm.models.base import Around, Model
+from rlm.models.wrapper import WrappedModel
 
 if TYPE_CHECKING:
     from rlm.models.compose import Wrappers
@@ -27,11 +28,13 @@ class OpenedModel(Model):
         self.limiter, self.health = wrappers.limiter, wrappers.health
 
     def complete(self, request: Request) -> Coroutine[Any, Any, Completion]:
-        """Answer one request. Raises `ModelError`."""
+        """Answer one request. Raises `ModelError`, `UsageError`."""
+        _check_request(request)
         return self.inner.complete(request)
 
     async def stream(self, request: Request, on_text: Callable[[str], Any]) -> Completion:
         """As `complete`, telling `on_text` each piece of the answer as it comes. Raises `ModelError`, `UsageError`."""
+        _check_request(request)
         stream: Callable[..., Awaitable[Completion]] = self._verb("stream", "does not stream")
         return await stream(request, on_text)
 
@@ -69,7 +72,13 @@ class OpenedModel(Model):
         return f"<opened {self.inner!r}>"
 
 
+def _check_request(request: object) -> None:
+    if not isinstance(request, Request):
+        raise UsageError(f"{request!r:.80} is no request: give rlm.Request(prompt)")
+
+
 def to_provider(model: Model) -> Model:
-    """The model without anything around it."""
-    inner = model.__dict__.get("inner") or model.__dict__.get("_model") if hasattr(model, "__dict__") else None
-    return to_provider(inner) if isinstance(inner, Model) else model
+    """The model without anything of this package's around it."""
+    while isinstance(model, (OpenedModel, WrappedModel, Around)):
+        model = model._model if isinstance(model, Around) else model.inner
+    return model

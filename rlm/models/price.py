@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from rlm.core.query import Completion, Request, Usage
 from rlm.models.base import Around, Model
+from rlm.models.providers.embeddings import Embeddings
 
 _FEW, _MANY = 1_000, 20_000_000  # tokens: every price that depends on their number changes between these
 
@@ -93,7 +94,8 @@ class Price:
 class PricedModel(Around):
     """Adds what each completion costs. Stands next to the provider, so that every attempt is priced.
 
-    A price that the completion brings with it stays. A model that has no `price_url` has no price.
+    A price that the completion brings with it stays. A model that has no `price_url` has no price, and neither has an
+    answer with web search.
     """
 
     def __init__(self, model: Model) -> None:
@@ -103,21 +105,26 @@ class PricedModel(Around):
 
     async def complete(self, request: Request) -> Completion:
         """The model's answer with its price."""
-        return self._priced(await self._model.complete(request))
+        return self._priced(request, await self._model.complete(request))
 
     async def stream(self, request: Request, on_text: Callable[[str], Any]) -> Completion:
         """The model's streamed answer with its price."""
         stream = self._model.stream  # type: ignore[attr-defined]
-        return self._priced(await stream(request, on_text))
+        return self._priced(request, await stream(request, on_text))
 
     def find_cost_usd(self, usage: Usage, model: str | None = None) -> float | None:
         """By the price list of today; None where the model's server and name are not on it."""
         name = (model or self.name).removeprefix(f"{getattr(self._model, 'provider', '')}/")
         return find_cost_usd(self._url, name, usage) if self._url else None
 
-    def _priced(self, completion: Completion) -> Completion:
-        if completion.cost_usd is not None or not self._url:
-            return completion
+    async def embed_batch(self, texts: list[str], **how: Any) -> Embeddings:
+        """The model's vectors with their price."""
+        found: Embeddings = await self._model.embed_batch(texts, **how)  # type: ignore[attr-defined]
+        return replace(found, cost_usd=find_cost_usd(self._url, found.model or self.name, found.usage))
+
+    def _priced(self, request: Request, completion: Completion) -> Completion:
+        if completion.cost_usd is not None or not self._url or request.options.web_search:
+            return completion  # a search is charged beside its tokens, at a price that the list has not
         cost = find_cost_usd(self._url, completion.model or self.name, completion.usage)
         return completion if cost is None else replace(completion, cost_usd=cost)
 

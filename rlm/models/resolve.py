@@ -15,16 +15,17 @@ from rlm.models.base import Model
 from rlm.models.breaker import Breaker
 from rlm.models.cache import Cache
 from rlm.models.compose import Wrappers, Wraps, compose
+from rlm.models.fallback import Fallback
 from rlm.models.function import FunctionModel
 from rlm.models.health import Health
 from rlm.models.limiter import Limiter
-from rlm.models.opened import OpenedModel
+from rlm.models.opened import OpenedModel, to_provider
 from rlm.models.providers.registry import PROVIDERS
 from rlm.models.retry import Retry
 from rlm.models.schema import Schema
 
 _EXAMPLE = '"openai/gpt-5-mini"'
-_CONNECTIONS, _UNBOUNDED_CONNECTIONS = 256, 4096
+_AT_ONCE, _UNBOUNDED_CONNECTIONS = 256, 4096  # the first is the default of max_concurrency and max_connections
 _SCHEMA = Schema()
 CacheLike = Cache | str | os.PathLike[str]
 
@@ -46,7 +47,8 @@ def resolve_model(
         return model, False
     if type(model).__module__.partition(".")[0] in ("openai", "anthropic"):
         raise UsageError(
-            f"a {type(model).__name__} object does not say which model to ask: give rlm.from_client(client, name)"
+            f"an object of the class {type(model).__name__} does not say which model to ask: "
+            "give rlm.from_client(client, name)"
         )
     if callable(model):
         return FunctionModel(model, threads=max_connections), True
@@ -75,15 +77,45 @@ def compose_model(
     return made, owned
 
 
+def compose_any(
+    model: str | Model | Callable[..., Any] | None, *, base_url: str | None, limiter: Limiter, many_loops: bool
+) -> tuple[Model | None, bool]:
+    """As `compose_model`, or no model at all. many_loops: whether it will be asked from many. Raises `UsageError`."""
+    if model is None:
+        return None, False
+    made, owned = compose_model(model, base_url=base_url, limiter=limiter)
+    if many_loops:
+        check_many_loops(made)
+    return made, owned
+
+
+def check_many_loops(model: Model) -> None:
+    """Raise `UsageError` for a model over a caller's own client: where each query has a loop, it would serve the first.
+
+    To close it would then fail as well, on a loop that has ended.
+    """
+    from rlm.models.clients import ClientTransport
+    from rlm.models.transports.caller import CallerTransport
+
+    provider = to_provider(model)
+    for one in provider.models if isinstance(provider, Fallback) else ():
+        check_many_loops(one)
+    if isinstance(getattr(provider, "_transport", None), (ClientTransport, CallerTransport)):
+        raise UsageError(
+            f"the model {provider.name} asks through a client of your own, which belongs to one event loop, and on the "
+            "threaded side each query has another: give the model's name, or use_pure_async=True"
+        )
+
+
 def make_wrappers(
     limiter: Limiter | None = None, *, retry: Retry | bool = True, breaker: Breaker | bool = True
 ) -> Wrappers:
     """What stands around a model given by name. True: with the defaults of its class; False: none."""
-    shield = _made("breaker", breaker, Breaker)
+    shield = _choose("breaker", breaker, Breaker)
     return Wrappers(
-        retry=_made("retry", retry, Retry),
+        retry=_choose("retry", retry, Retry),
         breaker=shield,
-        limiter=Limiter(_CONNECTIONS) if limiter is None else limiter,
+        limiter=Limiter(_AT_ONCE) if limiter is None else limiter,
         health=Health(shield),
         price=_find_price(),
     )
@@ -91,19 +123,19 @@ def make_wrappers(
 
 def make_limiter(limiter: Limiter | None, max_concurrency: int) -> Limiter:
     """The limiter of an environment tree. Raises `UsageError`."""
-    if limiter is not None:
-        if not isinstance(limiter, Limiter):
-            raise UsageError(f"limiter={limiter!r:.80}: give a rlm.Limiter(...)")
-        return limiter
-    if isinstance(max_concurrency, bool) or not isinstance(max_concurrency, int) or max_concurrency < 1:
-        raise UsageError(f"max_concurrency={max_concurrency!r}: give a whole number of at least 1")
-    return Limiter(max_concurrency)
+    _check_limiter(limiter)
+    _check_count("max_concurrency", max_concurrency)
+    if limiter is None:
+        return Limiter(max_concurrency)
+    if max_concurrency != _AT_ONCE:  # not the default: it was given
+        raise UsageError(f"max_concurrency={max_concurrency} and limiter= are two bounds of one queue: give one")
+    return limiter
 
 
 def connections_for(limiter: Limiter | None) -> int:
     """How many connections a loop may need: none who has passed the limiter waits for another's."""
     if limiter is None:
-        return _CONNECTIONS
+        return _AT_ONCE
     most = limiter.adaptive.maximum if limiter.adaptive is not None else limiter.concurrency
     return most or _UNBOUNDED_CONNECTIONS
 
@@ -124,6 +156,7 @@ async def open_model(  # noqa: PLR0913 -- a public door; every parameter but the
 ) -> AsyncIterator[OpenedModel]:
     """A context manager that gives the model and closes it at the end; a `Model` object is left open.
 
+    max_connections: on each event loop, of a name; of a plain function, threads. A `Model` object has its own.
     base_url, api_key, verify, transport: with a name only. `api_key` may be a function, which is asked for each
         request. `transport` is a name (`"httpx2"`, `"aiohttp"`, `"pyreqwest"`, `"httpx"`), a caller's own client of
         httpx or httpx2, or a `Transport`.
@@ -133,6 +166,8 @@ async def open_model(  # noqa: PLR0913 -- a public door; every parameter but the
     cache: a `Cache`, or the path of one, which is closed at the end.
     What stands around what is written in `rlm/models/compose.py`. Raises `UsageError`.
     """
+    _check_count("max_connections", max_connections)
+    _check_limiter(limiter)
     most = max_connections if limiter is None else max(max_connections, connections_for(limiter))
     if isinstance(model, str):
         made = _from_name(
@@ -146,7 +181,11 @@ async def open_model(  # noqa: PLR0913 -- a public door; every parameter but the
                 f"api_key=, verify= and transport= go with a model's name such as {_EXAMPLE}, not with {model!r:.80}"
             )
         made, owned = resolve_model(model, base_url=base_url, max_connections=most)
-        wrappers = Wrappers(_given(retry), _given(breaker), limiter)
+        wrappers = Wrappers(
+            _choose("retry", retry, Retry, by_default=False),
+            _choose("breaker", breaker, Breaker, by_default=False),
+            limiter,
+        )
     opened = cache if cache is None or isinstance(cache, Cache) else Cache(cache)
     try:
         yield OpenedModel(compose((made, wrappers), schema=_SCHEMA, cache=opened), wrappers)
@@ -159,16 +198,22 @@ async def open_model(  # noqa: PLR0913 -- a public door; every parameter but the
                 opened.close()
 
 
-def _given(wrapper: Any) -> Any:
-    return None if isinstance(wrapper, bool) else wrapper
+def _choose(what: str, given: Any, kind: type[Any], *, by_default: bool = True) -> Any:
+    if isinstance(given, kind):
+        return given
+    if not isinstance(given, bool):
+        raise UsageError(f"{what}={given!r:.80}: give a rlm.{kind.__name__}(...), True or False")
+    return kind() if given and by_default else None
 
 
-def _made(what: str, given: Any, kind: type[Any]) -> Any:
-    if given is True:
-        return kind()
-    if given is False or isinstance(given, kind):
-        return given or None
-    raise UsageError(f"{what}={given!r:.80}: give a rlm.{kind.__name__}(...), True or False")
+def _check_limiter(limiter: object) -> None:
+    if limiter is not None and not isinstance(limiter, Limiter):
+        raise UsageError(f"limiter={limiter!r:.80}: give a rlm.Limiter(...)")
+
+
+def _check_count(what: str, count: object) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise UsageError(f"{what}={count!r:.80}: give a whole number of at least 1")
 
 
 def _find_price() -> Wraps | None:

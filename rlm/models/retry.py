@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -12,7 +11,7 @@ from rlm.core.query import Completion
 from rlm.errors import ModelError, UsageError
 from rlm.models.asking import current_asking
 from rlm.models.clock import SYSTEM_CLOCK, Clock
-from rlm.models.faults import is_rate_limit, is_transient
+from rlm.models.faults import is_rate_limit, is_transient, retold
 from rlm.models.rolling import RollingCounts
 from rlm.models.wrapper import Wrapper
 
@@ -74,6 +73,9 @@ class Retry(Wrapper):
     Where the wait would end after the deadline (`Asking`), or exceed 120 s, or the budget is spent, it raises at
     once and the message says so. What another attempt cannot change is raised as it is.
 
+    budget: else one of its own. transient: which failures another attempt may change, where the function raises others
+    than `ModelError` and those of a connection (OSError, TimeoutError, EOFError).
+
     The failure that is raised, and the `Completion`, say in `attempts` how often was asked in all.
     `calls`, `retries` and `given_up` count since it was made.
     """
@@ -96,7 +98,7 @@ class Retry(Wrapper):
         self.calls = self.retries = self.given_up = 0
         self._transient, self._clock = transient, clock
 
-    async def call(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call until it answers, or until another attempt is not to be made: then raise the last failure."""
         self.calls += 1
         self.budget.note_call(self._clock.now())
@@ -125,7 +127,7 @@ class Retry(Wrapper):
                 asking.backoff_seconds += seconds
 
     def _next_delay(self, error: BaseException, attempt: int) -> float:
-        backoff = min(self.backoff_seconds * 2.0 ** min(attempt - 1, 30), _LONGEST_BACKOFF_SECONDS)
+        backoff = min(self.backoff_seconds * 2.0 ** min(attempt - 1, 1000), _LONGEST_BACKOFF_SECONDS)
         jitter = self._clock.random() * backoff
         return max(_retry_after(error) or 0.0, 0.0) + jitter
 
@@ -166,8 +168,5 @@ def _told(error: BaseException, asked: int, reason: str) -> BaseException:
         if reason:
             error.add_note(reason)
         return error
-    told = copy.copy(error).with_traceback(error.__traceback__)  # a caller's model may raise one object many times
-    told.attempts = asked
-    if reason:
-        told.args = (f"{error} ({reason})", *error.args[1:])
-    return told
+    told = retold(error, f"{error} ({reason})" if reason else str(error), asked)
+    return told.with_traceback(error.__traceback__)

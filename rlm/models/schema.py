@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 from rlm.core.query import Completion, Request, to_json_schema
 from rlm.errors import ModelError, UsageError
 from rlm.models.base import Around, Model
-from rlm.models.json_schema import find_problems
+from rlm.models.json_schema import check_schema, find_problems
 
 _SHOWN_PROBLEMS = 5
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)  # NaN and Infinity are Python's own
 _FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?```", re.DOTALL)
 
 
@@ -33,8 +40,9 @@ class SchemaModel(Around):
     """Gives the parsed value of an answer as `Completion.value` where a query has a schema; else it is not there.
 
     An answer that does not fit is sent back once with what is wrong about it. Raises `ModelError` of kind schema
-    where the second does not fit either. Usage, cost and attempts are those of both. Stands inside the cache and
-    outside the retries, so that each of the two requests is retried, limited and priced by itself.
+    where the second does not fit either, and of kind bad_request, before anything is asked, for a schema that cannot be
+    checked. Usage, cost and attempts are those of both. Stands inside the cache and outside the retries, so that each
+    of the two requests is retried, limited and priced by itself.
     """
 
     def complete(self, request: Request) -> Coroutine[Any, Any, Completion]:
@@ -42,10 +50,12 @@ class SchemaModel(Around):
         return self._model.complete(request) if request.options.schema is None else self._complete(request)
 
     async def _complete(self, request: Request) -> Completion:
+        _check(request.options.schema)
         return await self._read(request, await self._model.complete(request))
 
     async def stream(self, request: Request, on_text: Callable[[str], Any]) -> Completion:
         """Ask as the model's own `stream`; what is asked again is not streamed."""
+        _check(request.options.schema)
         stream = self._model.stream  # type: ignore[attr-defined]
         return await self._read(request, await stream(request, on_text))
 
@@ -57,7 +67,11 @@ class SchemaModel(Around):
             return replace(completion, value=self._parse(completion, schema))
         except Mismatch as mismatch:
             problems = str(mismatch)
-        repaired = await self._model.complete(_to_repair(request, completion.text, problems))
+        try:
+            repaired = await self._model.complete(_to_repair(request, completion.text, problems))
+        except ModelError as error:
+            error.attempts += completion.attempts
+            raise
         both = _added(completion, repaired)
         try:
             return replace(both, value=self._parse(both, schema))
@@ -78,6 +92,14 @@ class SchemaModel(Around):
 
     def __repr__(self) -> str:
         return f"SchemaModel({self._model!r})"
+
+
+def _check(schema: Any) -> None:
+    if isinstance(schema, Mapping):
+        try:
+            check_schema(schema)
+        except UsageError as error:
+            raise ModelError(str(error), attempts=0, kind="bad_request") from None
 
 
 def to_instruction(schema: dict[str, Any]) -> str:
@@ -110,13 +132,13 @@ def _load(text: str) -> Any:
     fenced = _FENCED.search(text)
     for candidate in (text, fenced.group(1) if fenced else ""):
         try:
-            return json.loads(candidate)
+            return _DECODER.decode(candidate.strip())
         except (ValueError, RecursionError):
             continue
     start = min((at for at in (text.find("{"), text.find("[")) if at >= 0), default=-1)
     if start >= 0:
         try:
-            return json.JSONDecoder().raw_decode(text, start)[0]
+            return _DECODER.raw_decode(text, start)[0]
         except (ValueError, RecursionError):
             pass
     raise Mismatch(f"it is not JSON: {text[:80]!r}")
@@ -131,7 +153,8 @@ def _problems_of(error: ValueError) -> list[str]:
 
 
 def _to_repair(request: Request, text: str, problems: str) -> Request:
-    words = f"That does not fit: {problems}. Answer again with the corrected JSON value, and with nothing else."
+    # with the schema, for a server may have passed over the JSON mode that it does not know
+    words = f"That does not fit: {problems}. {to_instruction(to_json_schema(request.options.schema))}"
     chat = request.messages or ({"role": "user", "content": request.prompt},)
     messages = (*chat, {"role": "assistant", "content": text or "(nothing)"}, {"role": "user", "content": words})
     return replace(request, prompt=words, messages=messages)

@@ -19,23 +19,36 @@ T = TypeVar("T")
 _IDLE_SECONDS = 5.0
 
 
+class _Frame:
+    """A running call, as the code within it knows it. `waits`: for how many calls of its own to the same pool."""
+
+    __slots__ = ("is_over", "pool", "waits")
+
+    def __init__(self, pool: DaemonThreads) -> None:
+        self.pool, self.waits, self.is_over = pool, 0, False
+
+
 class _Job:
     """One call. `waiter` receives its outcome."""
 
-    __slots__ = ("call", "context", "waiter")
+    __slots__ = ("call", "context", "frame", "waiter")
 
-    def __init__(self, call: Callable[[], Any]) -> None:
+    def __init__(self, frame: _Frame, call: Callable[[], Any]) -> None:
         self.context = contextvars.copy_context()
-        self.call = call
+        self.call, self.frame = call, frame
         self.waiter: Waiter[Any] = Waiter()
+        # those that are over are left out: a call may start another for ever, and waits for none of them
+        self.context.run(_frames.set, (*(outer for outer in _frames.get() if not outer.is_over), frame))
 
     def perform(self) -> None:
         """Run the call and deliver what it gives; a call that nobody awaits any more is dropped by the waiter."""
         try:
             value = self.context.run(self.call)
         except BaseException as error:  # noqa: BLE001 -- handed to whoever awaits the call
+            self.frame.is_over = True
             self.waiter.deliver(error=_deliverable(error))
         else:
+            self.frame.is_over = True
             self.waiter.deliver(value)
 
 
@@ -55,7 +68,8 @@ def _deliverable(error: BaseException) -> BaseException:
 class DaemonThreads:
     """At most `limit` daemon threads, started on demand and reused; an idle one ends after 5 seconds.
 
-    More calls than threads wait in order of arrival; how many may wait is the caller's concern. A function that
+    More calls than threads wait in order of arrival; how many may wait is the caller's concern. The thread of a call
+    does not count while calls that were made inside it are under way, so nobody waits for itself. A function that
     never returns keeps its thread for ever: neither `close` nor the end of the interpreter waits for it.
     """
 
@@ -66,22 +80,27 @@ class DaemonThreads:
         self._queue: deque[_Job] = deque()
         self._idle: list[queue.SimpleQueue[_Job | None]] = []  # the last to fall idle is the first to be used
         self._count = 0
+        self._waiting = 0  # of these, those whose call waits for others that were made inside it
         self._closings = 0
 
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `function` in a thread, within a copy of the caller's context variables.
 
         Cancelled while it waits for a thread, the call is never made; later, its answer is dropped when it comes.
         A SystemExit, KeyboardInterrupt, CancelledError or StopIteration of the function arrives as RuntimeError.
         """
-        job = _Job(lambda: function(*args, **kwargs))
-        self._submit(job)
+        outer = next((frame for frame in reversed(_frames.get()) if frame.pool is self and not frame.is_over), None)
+        job = _Job(_Frame(self), lambda: function(*args, **kwargs))
+        self._note_waits(outer, 1)
         try:
+            self._submit(job)
             return await job.waiter.wait()  # type: ignore[no-any-return]
         except BaseException:
             with self._lock, contextlib.suppress(ValueError):  # ValueError: it has been taken by a thread
                 self._queue.remove(job)
             raise
+        finally:
+            self._note_waits(outer, -1)
 
     def close(self) -> None:
         """End the idle threads now and every other when its call ends. Idempotent; a later call starts threads anew."""
@@ -92,13 +111,20 @@ class DaemonThreads:
         for inbox in idle:
             inbox.put(None)
 
+    def _note_waits(self, outer: _Frame | None, change: int) -> None:
+        if outer is not None:
+            with self._lock:
+                was_waiting = outer.waits > 0
+                outer.waits += change
+                self._waiting += (outer.waits > 0) - was_waiting
+
     def _submit(self, job: _Job) -> None:
         with self._lock:
+            if self._count - len(self._idle) - self._waiting >= self._limit:
+                self._queue.append(job)
+                return
             if self._idle:
                 self._idle.pop().put(job)
-                return
-            if self._count >= self._limit:
-                self._queue.append(job)
                 return
             self._count += 1
         try:
@@ -106,9 +132,12 @@ class DaemonThreads:
         except RuntimeError:  # the system has no thread left: another of ours takes the call, if there is one
             with self._lock:
                 self._count -= 1
-                if not self._count:
+                if self._idle:
+                    self._idle.pop().put(job)
+                elif self._count:
+                    self._queue.append(job)
+                else:
                     raise
-                self._queue.append(job)
 
     def _work(self, job: _Job | None) -> None:
         inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -121,9 +150,10 @@ class DaemonThreads:
     def _next(self, inbox: queue.SimpleQueue[_Job | None], born: int) -> _Job | None:
         """The thread's next call, or None when it is to end (it is then no longer counted)."""
         with self._lock:
-            if self._queue:
+            has_room = self._count - len(self._idle) - self._waiting <= self._limit  # itself counted in
+            if self._queue and has_room:
                 return self._queue.popleft()
-            if born != self._closings:
+            if not has_room or born != self._closings:
                 self._count -= 1
                 return None
             self._idle.append(inbox)
@@ -136,3 +166,7 @@ class DaemonThreads:
                     self._count -= 1
                     return None
             return inbox.get()  # a call was given to it at this very moment
+
+
+_frames: contextvars.ContextVar[tuple[_Frame, ...]] = contextvars.ContextVar("rlm_thread_frames", default=())
+"""The calls in threads within which the running code was called, the innermost last."""

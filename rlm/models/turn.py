@@ -22,7 +22,7 @@ class Turn(Slot):
     The slot comes first: an allowance taken by someone who then waits for a slot would be spent in a later minute.
     """
 
-    __slots__ = ("_limiter", "began", "queued_seconds", "request_spent", "tokens", "tokens_spent")
+    __slots__ = ("_limiter", "began", "queued_seconds", "request_spent", "tokens", "tokens_spent", "was_asked")
 
     def __init__(self, limiter: Limiter, tokens: float = 0.0) -> None:
         super().__init__(limiter.slots)
@@ -32,12 +32,18 @@ class Turn(Slot):
         self.queued_seconds = 0.0
         """How long it has waited for its turn."""
         self.began = 0.0
+        self.was_asked = True
         self.request_spent: Spent | None = None
         self.tokens_spent: Spent | None = None
 
     def settle(self, tokens: float) -> None:
         """Say how many tokens it really used; it may be said more than once."""
         self._limiter.give_back(self, 1.0, tokens)
+
+    def forgo(self) -> None:
+        """Say that the provider was not asked at all: nothing is spent, and nothing is learned from it."""
+        self.was_asked = False
+        self._limiter.give_back(self, 0.0, 0.0)
 
     async def __aenter__(self) -> Turn:
         limiter = self._limiter

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, overload
 
 from rlm.core.query import Completion, Request, Usage
-from rlm.errors import ModelError, UsageError
+from rlm.errors import UsageError
 from rlm.models.base import Model
 
 P = ParamSpec("P")
@@ -22,7 +22,7 @@ class Wrapper(ABC):
     """Stands around calls. One object may stand around many: they then share its state, on every loop and thread."""
 
     @abstractmethod
-    async def call(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `function` and give what it gives."""
 
     @overload
@@ -33,7 +33,7 @@ class Wrapper(ABC):
         """The same model, or the same async function, with this around every call of it. Works as a decorator."""
         if isinstance(target, Model):
             return WrappedModel(self, target)
-        if not callable(target):
+        if not callable(target) or inspect.isasyncgenfunction(target):
             raise UsageError(f"{target!r:.80} cannot be wrapped: give a Model or an async function")
 
         async def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -87,9 +87,9 @@ def mark_partial(stream: Callable[[Request, OnText], Awaitable[Completion]]) -> 
 
         try:
             return await stream(request, hear)
-        except ModelError as error:
+        except Exception as error:
             if heard:
-                error.partial = True
+                error.partial = True  # type: ignore[attr-defined]  # of any class: a caller's model may raise others
             raise
 
     return marked

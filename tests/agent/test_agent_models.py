@@ -6,11 +6,13 @@ import asyncio
 import threading
 from typing import Any
 
+import anyio
 import pytest
 
 from rlm import RLM, Completion, Limiter, ModelError, Request, RunResult, ScriptedModel, Usage, open_model
 from rlm.bench.server import open_server
 from rlm.core.events import Event, QueryFinished
+from rlm.models.providers.servers import VLLMModel
 
 pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
 
@@ -153,6 +155,23 @@ def test_a_run_costs_what_its_root_its_queries_and_its_children_cost() -> None:
     assert result.usage == Usage(120, 24, 48, 12)
 
 
+def test_what_a_child_used_before_it_failed_is_on_the_runs_bill() -> None:
+    turns = iter([Completion(cell("llm_query('x')"), usage=Usage(10, 2), cost_usd=0.5)])
+
+    def sub(request: Request) -> Completion:
+        if not request.messages:
+            return Completion("answer", usage=Usage(3, 1), cost_usd=0.25)
+        reply = next(turns, None)
+        if reply is None:
+            raise ModelError("down")
+        return reply
+
+    code = cell("FINAL(rlm_batch_query(['y'])[0].error.kind)")
+    root = ScriptedModel([Completion(code, usage=Usage(100, 20), cost_usd=1.0)])
+    result = RLM(root, ScriptedModel([sub] * 3)).completion("q?")
+    assert (result.answer, result.cost_usd, result.usage) == ("provider", 1.75, Usage(113, 23))
+
+
 @pytest.mark.parametrize("costs", [(None, 0.25, 0.5), (1.0, None, 0.5), (1.0, 0.25, None)])
 def test_what_one_answer_cost_is_not_known_then_that_of_the_run_is_not(costs: tuple[float | None, ...]) -> None:
     assert bill(*costs).cost_usd is None
@@ -184,3 +203,31 @@ def test_the_runs_of_a_tree_share_the_breaker_of_a_model_given_by_name(monkeypat
     result, requests = asyncio.run(main())
     assert result.value == ["provider", "breaker_open", "breaker_open", "breaker_open"]
     assert requests == 5  # three attempts of the first child and two of the second: then nobody asks
+
+
+def test_a_run_that_a_cancelled_scope_ends_closes_each_of_its_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+
+    async def main() -> None:
+        asked = anyio.Event()
+
+        async def complete(self: VLLMModel, request: Request) -> Completion:
+            if self.name == "root":
+                return Completion(cell("llm_query('x')"))
+            asked.set()
+            await anyio.sleep_forever()
+            raise AssertionError
+
+        async def aclose(self: VLLMModel) -> None:
+            closed.append(self.name)
+            await anyio.lowlevel.checkpoint()
+
+        monkeypatch.setattr(VLLMModel, "complete", complete)
+        monkeypatch.setattr(VLLMModel, "aclose", aclose)
+        async with anyio.create_task_group() as group:
+            group.start_soon(RLM("vllm/root", "vllm/sub", sandbox="inline", use_pure_async=True).acompletion, "q?")
+            await asked.wait()
+            group.cancel_scope.cancel()
+
+    asyncio.run(main())
+    assert closed == ["sub", "root"]

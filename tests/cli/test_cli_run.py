@@ -46,6 +46,7 @@ def test_json_is_one_object_that_names_the_side(chat: ChatServer, notes: Path, s
     found = json.loads(done.stdout)
     assert (found["answer"], found["stopped_by"], found["turns"], found["queries"]) == ("AB", "final", 2, 2)
     assert (found["input_tokens"], found["output_tokens"]) == (40, 8)
+    assert found["cost_usd"] is None  # a server of one's own has no price: unknown, not zero
     assert found["path"] == ("process/threaded" if "--no-pure-async" in side else "process/pure_async")
 
 

@@ -142,3 +142,9 @@ def test_the_host_asks_with_options(tmp_path: Any) -> None:
         with pytest.raises(rlm.UsageError, match="has no option 'warmth'"):
             env.llm_query("q", warmth=1)
     assert asked[0].options.temperature == 0.5
+
+
+@pytest.mark.parametrize("make", [rlm.AsyncRLMReplEnvironment, rlm.RLM])
+def test_two_bounds_for_one_queue_are_refused(make: Any) -> None:
+    with pytest.raises(rlm.UsageError, match="max_concurrency=3 and limiter= are two bounds of one queue"):
+        make(str.upper, max_concurrency=3, limiter=rlm.Limiter(5))

@@ -126,8 +126,8 @@ def test_a_value_that_does_not_fit_is_asked_for_once_more_and_then_fails(side: S
 
 def test_in_a_batch_a_slot_that_does_not_fit_is_a_failed_answer(side: Side) -> None:
     async def main() -> None:
-        async with side.open(rlm.ScriptedModel(lambda prompt: "[1]" if "one" in prompt else "no")) as env:
-            code = "a, b = llm_batch_query(['one', 'two'], schema={'type': 'array'})\na, b.ok, b.error.kind, b[:7]"
+        async with side.open(rlm.ScriptedModel(lambda prompt: "[1]" if "first" in prompt else "no")) as env:
+            code = "a, b = llm_batch_query(['first', 'other'], schema={'type': 'array'})\na, b.ok, b.error.kind, b[:7]"
             result = await env.execute_async(code)
             assert result.value == "([1], False, 'schema', '[ERROR]')", result.to_text()
 

@@ -156,12 +156,14 @@ def test_a_failed_probe_opens_it_again_for_the_whole_time() -> None:
     assert (breaker.state, breaker.seconds_until_try, breaker.opened) == ("open", 10.0, 2)
 
 
-@pytest.mark.parametrize("status", [401, 400, 429])
-def test_a_probe_that_the_provider_refuses_closes_it_for_it_lives(status: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "status"), [("auth", 401), ("bad_request", 400), ("rate_limit", 429), ("rate_limit", None)]
+)
+def test_a_probe_that_the_provider_refuses_closes_it_for_it_lives(kind: str, status: int | None) -> None:
     breaker, clock = open_breaker()
     asyncio.run(clock.advance(60))
     with pytest.raises(ModelError):
-        step(breaker.call(fail, ModelError("x", kind="bad_request", status=status)))
+        step(breaker.call(fail, ModelError("x", kind=kind, status=status)))
     assert breaker.state == "closed"
 
 
@@ -248,6 +250,44 @@ def test_the_first_outcomes_of_a_batch_do_not_open_it_for_failures_are_faster_th
         assert breaker.state == "open"
 
     asyncio.run(main())
+
+
+def test_what_hangs_since_before_it_opened_does_not_keep_it_from_opening_again() -> None:
+    clock = ManualClock()
+    breaker = Breaker(2, clock=clock)
+
+    async def main() -> None:
+        hanging = [asyncio.create_task(breaker.call(clock.sleep, 1000)) for _ in range(9)]
+        await clock.settle()
+        while breaker.state == "closed":
+            with pytest.raises(ModelError):
+                await breaker.call(fail)
+        await clock.advance(60)
+        assert await breaker.call(answer) == "answer"
+        for _ in range(2):
+            with pytest.raises(ModelError):
+                await breaker.call(fail)
+        assert (breaker.state, breaker.opened) == ("open", 2)
+        await clock.advance(1000)
+        await asyncio.gather(*hanging)
+
+    asyncio.run(main())
+
+
+def test_its_state_can_be_read_while_another_thread_closes_it() -> None:
+    breaker, clock = open_breaker()
+    asyncio.run(clock.advance(60))
+
+    class Interrupting(ManualClock):
+        def now(self) -> float:
+            if breaker._clock is self:
+                breaker._clock = clock
+                assert step(breaker.call(answer)) == "answer"
+            return clock.now()
+
+    breaker._clock = Interrupting()
+    assert breaker.state == "half_open"  # as it was when it was asked for
+    assert str(breaker.state) == "closed"
 
 
 def test_check_says_what_a_call_would_meet_and_takes_no_turn() -> None:

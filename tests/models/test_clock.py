@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 
 import anyio
 import pytest
@@ -72,3 +73,21 @@ def test_counts_are_those_of_the_last_minute() -> None:
     assert counts.totals == [0, 1]
     counts.clear()
     assert counts.totals == [0, 0]
+
+
+def test_a_sleeper_dropped_while_another_lies_down_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock()
+    push = heapq.heappush
+
+    async def main() -> None:
+        dropped = clock.sleep(5)
+        dropped.send(None)
+        # as a garbage collection may, at any moment
+        monkeypatch.setattr(heapq, "heappush", lambda *args: (push(*args), dropped.close()))
+        task = asyncio.create_task(clock.sleep(7))
+        await clock.settle()
+        assert clock.sleepers == 1
+        await clock.advance(7)
+        await task
+
+    asyncio.run(main())

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -14,6 +16,7 @@ from rlm.models.breaker import Breaker
 from rlm.models.compose import Wrappers, compose, compose_provider
 from rlm.models.fallback import Fallback
 from rlm.models.function import FunctionModel
+from rlm.models.gate import Gate
 from rlm.models.health import Health
 from rlm.models.limiter import Limiter
 from rlm.models.retry import Retry
@@ -57,6 +60,62 @@ def test_the_order_is_the_one_that_is_written_down() -> None:
     assert isinstance(whole.inner, Fallback)  # type: ignore[attr-defined]
     assert asyncio.run(whole.complete(Request("?"))).text == "yes"
     assert seen == ["cache", "price"]
+
+
+@pytest.mark.parametrize("make", [Retry, Breaker, Limiter, Health, Gate], ids=lambda make: make.__name__)
+def test_each_wraps_any_async_function_whatever_its_parameters_are_called(make: Callable[[], Wrapper]) -> None:
+    async def ask(first: int, **named: int) -> dict[str, int]:
+        return {"first": first, **named}
+
+    named = {"self": 1, "function": 2, "args": 3, "probe": 4}
+    assert asyncio.run(make().wrap(ask)(0, **named)) == {"first": 0, **named}
+    assert asyncio.run(make().wrap(partial(ask, 0))(**named)) == {"first": 0, **named}
+
+
+def test_a_half_open_breaker_passes_any_parameters_on() -> None:
+    async def ask(**named: int) -> dict[str, int]:
+        return named
+
+    breaker = Breaker(1, recovery_seconds=0, clock=ManualClock())
+    with pytest.raises(ModelError):
+        asyncio.run(breaker.wrap(ScriptedModel([DOWN])).complete(Request("?")))
+    assert breaker.state == "half_open"
+    assert asyncio.run(breaker.wrap(ask)(probe=1, function=2)) == {"probe": 1, "function": 2}
+
+
+def test_what_cannot_be_awaited_is_refused_when_it_is_wrapped() -> None:
+    async def generate() -> AsyncIterator[int]:
+        yield 1
+
+    for target in (generate, 7):
+        with pytest.raises(UsageError, match="give a Model or an async function"):
+            Retry().wrap(target)  # type: ignore[call-overload]
+
+
+def test_a_gate_shuts_at_the_first_failure_that_no_asking_mends_and_says_so_to_all_who_come_later() -> None:
+    wrong_key = ModelError("openai: wrong key", kind="auth", status=401, provider="openai")
+    unknown = ModelError("no such model", kind="unknown_model", status=404)
+    model = ScriptedModel([unknown, DOWN, "yes", wrong_key, "never asked"])
+    gate = Gate()
+    gated = gate.wrap(model)
+    told: list[Any] = []
+
+    async def main() -> None:
+        for name in ("another", None, None, None, None):
+            try:
+                told.append((await gated.complete(Request("?", model=name))).text)
+            except ModelError as error:
+                told.append((error.kind, error.attempts, str(error)))
+
+    asyncio.run(main())
+    assert told == [
+        ("unknown_model", 1, "no such model"),  # only this request had named it
+        ("provider", 1, "HTTP 503"),
+        "yes",
+        ("auth", 1, "openai: wrong key"),
+        ("auth", 0, "openai: wrong key"),
+    ]
+    assert gate.error is wrong_key
 
 
 def test_what_is_left_out_costs_nothing() -> None:

@@ -3,8 +3,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from types import ModuleType
 from typing import Any
 
 import anyio
@@ -13,7 +15,9 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlm.core.waiting import is_cancellation
 from rlm.errors import UsageError
+from rlm.models import limit as limit_module
 from rlm.models.limit import ConcurrencyLimit
 
 
@@ -103,6 +107,29 @@ def test_a_waiter_whose_loop_has_closed_is_passed_over() -> None:
     assert limit.in_use == 0
 
 
+def test_a_waiter_that_is_finalized_while_it_is_passed_over_gives_its_slot_back_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limit = ConcurrencyLimit(2)
+
+    def wake(_: object) -> bool:
+        waiting.close()  # as a garbage collection may
+        return False
+
+    async def main() -> None:
+        nonlocal waiting
+        await limit.acquire()
+        await limit.acquire()
+        waiting = limit.acquire()
+        waiting.send(None)
+        monkeypatch.setattr(limit_module, "_wake", wake)
+        limit.release()
+        assert (limit.in_use, limit.waiting) == (1, 0)
+
+    waiting: Coroutine[Any, Any, None]
+    asyncio.run(main())
+
+
 def test_a_slot_held_by_a_coroutine_that_is_thrown_away_comes_back() -> None:
     limit = ConcurrencyLimit(1)
 
@@ -118,6 +145,20 @@ def test_a_slot_held_by_a_coroutine_that_is_thrown_away_comes_back() -> None:
 
     asyncio.run(main())
     assert limit.in_use == 0
+
+
+def test_an_asyncio_task_waits_while_another_thread_is_importing_trio(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> bool:
+        limit = ConcurrencyLimit(1)
+        await limit.acquire()
+        task = asyncio.create_task(limit.acquire())
+        await asyncio.sleep(0)
+        limit.release()
+        await task
+        return is_cancellation(ValueError())
+
+    monkeypatch.setitem(sys.modules, "trio", ModuleType("trio"))  # as it is then: nothing is in it yet
+    assert not asyncio.run(main())
 
 
 def test_it_works_under_trio() -> None:

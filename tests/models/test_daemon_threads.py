@@ -240,6 +240,112 @@ def test_threads_that_fall_idle_while_calls_arrive_lose_no_call(monkeypatch: pyt
     wait_until_gone("racing")
 
 
+def test_a_call_for_which_the_system_has_no_thread_is_made_by_one_that_has_fallen_idle_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = DaemonThreads(4, "scarce")
+    release, start = threading.Event(), threading.Thread.start
+
+    def fail(thread: threading.Thread) -> None:
+        if thread.name != "scarce" or not pool._count > 1:
+            return start(thread)
+        release.set()
+        while not pool._idle:  # until the first call's thread is
+            threading.Event().wait(0.001)
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        monkeypatch.setattr(threading.Thread, "start", fail)
+        first = asyncio.create_task(pool.run(release.wait, 20))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            assert await pool.run(lambda: "answer") == "answer"
+        assert await first
+
+    asyncio.run(main())
+    assert count("scarce") == 1
+    pool.close()
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_call_that_waits_for_calls_made_inside_it_does_not_wait_for_itself(limit: int) -> None:
+    pool, other = DaemonThreads(limit, "nested"), DaemonThreads(1, "other")
+
+    def tree(depth: int) -> int:
+        async def ask() -> list[int]:
+            return await asyncio.gather(*(pool.run(tree, depth - 1) for _ in range(3)), other.run(int))
+
+        return 1 + sum(asyncio.run(ask())) if depth else 1
+
+    async def main() -> list[int]:
+        async with asyncio.timeout(30):
+            return await asyncio.gather(*(pool.run(tree, 3) for _ in range(4)))
+
+    assert asyncio.run(main()) == [1 + 3 + 9 + 27] * 4
+    pool.close()
+    other.close()
+    wait_until_gone("nested")
+
+
+def test_the_thread_more_that_a_waiting_call_has_brought_serves_nobody_once_it_waits_no_more() -> None:
+    pool = DaemonThreads(1, "strict")
+    resumed, asked, release = threading.Event(), threading.Event(), threading.Event()
+    taken: list[object] = []
+    take = pool._next
+
+    def take_late(*args: Any) -> Any:
+        asked.wait(20)
+        taken.append(take(*args))
+        return taken[-1]
+
+    def outer() -> None:
+        asyncio.run(pool.run(int))
+        resumed.set()
+        release.wait(20)
+
+    async def main() -> None:
+        pool._next = take_late  # type: ignore[method-assign]
+        first = asyncio.create_task(pool.run(outer))
+        while not resumed.is_set():
+            await asyncio.sleep(0.001)
+        second = asyncio.create_task(pool.run(int))
+        await asyncio.sleep(0)
+        asked.set()  # now the thread of the inner call looks for more
+        while not taken:
+            await asyncio.sleep(0.001)
+        assert taken == [None]
+        release.set()
+        await asyncio.gather(first, second)
+
+    asyncio.run(main())
+    pool.close()
+
+
+def test_what_a_call_has_left_behind_waits_like_anybody_when_the_call_is_over() -> None:
+    pool = DaemonThreads(1, "behind")
+    release, depths = threading.Event(), []
+
+    def note() -> contextvars.Context:
+        depths.append(len(threads_module._frames.get()))
+        return contextvars.copy_context()
+
+    async def main() -> None:
+        context = contextvars.copy_context()
+        for _ in range(20):
+            context = await asyncio.create_task(pool.run(note), context=context)
+        busy = asyncio.create_task(pool.run(release.wait, 20))
+        await asyncio.sleep(0)
+        late = asyncio.create_task(pool.run(int), context=context)
+        await asyncio.sleep(0)
+        assert (len(pool._queue), count("behind")) == (1, 1)
+        release.set()
+        await asyncio.gather(busy, late)
+
+    asyncio.run(main())
+    assert depths == [1] * 20
+    pool.close()
+
+
 def test_one_pool_serves_many_loops_at_once() -> None:
     pool = DaemonThreads(4, "shared")
     results: list[list[int]] = []

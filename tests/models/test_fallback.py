@@ -10,6 +10,7 @@ from rlm.core.query import Completion, Request
 from rlm.errors import ModelError, UsageError
 from rlm.models.asking import Asking
 from rlm.models.fallback import Fallback
+from rlm.models.limiter import Limiter
 from rlm.models.scripted import ScriptedModel
 from rlm.testing import ManualClock
 
@@ -36,6 +37,19 @@ def test_the_next_is_asked_where_this_one_has_finally_failed_and_the_completion_
     assert repr(fallback) == "<Fallback, answers given: a 0, b 1>"
 
 
+def test_the_next_is_asked_where_the_limiter_of_this_one_refuses_for_the_deadline() -> None:
+    clock, first = ManualClock(), named("a", "once", "never asked")
+    limited = Limiter(per_minute=1, clock=clock).wrap(first)
+
+    async def main() -> list[str]:
+        fallback = Fallback([limited, named("b", "yes")], clock=clock)
+        with Asking(deadline=clock.now() + 30):
+            return [(await fallback.complete(Request("?"))).text for _ in range(2)]
+
+    assert asyncio.run(main()) == ["once", "yes"]
+    assert len(first.requests) == 1
+
+
 def test_the_first_one_answers_alone_while_it_can_and_says_so() -> None:
     first, second = named("a", "yes", Completion("sure", provider="openai")), named("b")
     fallback = Fallback([first, second])
@@ -60,7 +74,7 @@ def test_where_all_fail_the_message_names_all_and_the_kind_is_not_fatal_while_an
         ask(Fallback([named("a", busy), named("b", wrong_key)]))
     error = caught.value
     assert (error.kind, error.attempts, error.retry_after, error.fatal) == ("rate_limit", 4, 9, False)
-    assert (str(busy), busy.attempts) == ("busy", 3)
+    assert (str(busy), busy.attempts) == ("busy", 3)  # the caller's own object is left alone
     with pytest.raises(ModelError) as caught:
         ask(Fallback([named("a", wrong_key), named("b", wrong_key)]))
     assert caught.value.fatal

@@ -86,6 +86,26 @@ def test_the_last_minutes_answers_say_how_it_does(replies: list[Any], state: str
     assert health.state == state
 
 
+def test_a_failure_whose_own_text_cannot_be_had_stays_the_failure() -> None:
+    class Broken(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    async def fail(error: Exception) -> type[Exception]:
+        try:
+            return await health.call(raise_it, error)
+        except Exception as raised:
+            return type(raised)
+
+    async def raise_it(error: Exception) -> type[Exception]:
+        raise error
+
+    health = Health(clock=ManualClock())
+    assert asyncio.run(fail(Broken())) is Broken
+    assert asyncio.run(fail(OSError("x" * 10_000))) is OSError
+    assert (health.failed, len(health.last_error) < 300) == (2, True)
+
+
 def test_its_numbers_can_be_read() -> None:
     clock = ManualClock(jumps=True)
     health = Health(clock=clock)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from contextvars import Context
 from typing import Any
 
 from limiter_work import Work, is_idle
@@ -108,6 +110,29 @@ def test_a_task_whose_call_has_ended_queues_like_anybody_while_its_children_stil
     assert [name for name, _ in work.started] == ["child", "stranger", "parent again"]
 
 
+def test_a_task_left_over_from_a_call_whose_slot_has_gone_back_borrows_nothing() -> None:
+    clock = ManualClock()
+    limiter, work = Limiter(1, clock=clock), Work(clock)
+    left_over: list[asyncio.Task[Any]] = []
+
+    async def later() -> None:
+        await clock.sleep(1)
+        await limiter.call(work, "left over")
+
+    async def parent() -> None:
+        left_over.append(asyncio.create_task(later()))
+
+    async def main() -> None:
+        await limiter.call(parent)
+        stranger = asyncio.create_task(limiter.call(work, "stranger", 5))
+        await clock.advance(20)
+        await asyncio.gather(stranger, *left_over)
+
+    asyncio.run(main())
+    assert work.started == [("stranger", 1000), ("left over", 1005)]
+    assert is_idle(limiter)
+
+
 def test_calls_that_start_one_another_for_ever_keep_no_chain_of_slots() -> None:
     limiter, depths = Limiter(), []
 
@@ -133,3 +158,28 @@ def test_calls_that_start_one_another_for_ever_keep_no_chain_of_slots() -> None:
 
     asyncio.run(main())
     assert depths == [1] * 21
+
+
+def test_a_dropped_call_that_is_closed_within_another_takes_nothing_from_it() -> None:
+    limiter = Limiter(2)
+    dropped: Coroutine[Any, Any, None] = limiter.call(asyncio.sleep, 100)
+
+    async def child() -> str:
+        return "answer"
+
+    async def parent() -> str:
+        dropped.close()  # as a garbage collection does, in whatever task it happens
+        assert limiter.slots.try_acquire()
+        try:
+            return await limiter.call(child)  # no slot is free but the parent's own
+        finally:
+            limiter.slots.release()
+
+    async def main() -> str:
+        Context().run(dropped.send, None)
+        assert limiter.in_use == 1
+        async with asyncio.timeout(20):
+            return await limiter.call(parent)
+
+    assert asyncio.run(main()) == "answer"
+    assert is_idle(limiter)

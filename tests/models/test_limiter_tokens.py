@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,10 +10,12 @@ from limiter_work import Work, is_idle
 
 from rlm.core.query import Completion, Request, Usage
 from rlm.errors import ModelError
+from rlm.models.adaptive import Adaptive
 from rlm.models.allowance import Allowance
 from rlm.models.asking import Asking
 from rlm.models.estimate import TokenEstimate
 from rlm.models.limiter import Limiter
+from rlm.models.providers.embeddings import Embeddings
 from rlm.models.scripted import ScriptedModel
 from rlm.testing import ManualClock
 
@@ -76,6 +79,33 @@ def test_tokens_are_reserved_then_settled_both_ways() -> None:
         assert limiter.tokens_left == 1000
 
     asyncio.run(main())
+
+
+def test_an_answer_for_which_nobody_was_asked_takes_nothing() -> None:
+    clock = ManualClock()
+    limiter = Limiter(Adaptive(1, 1, 9), 1, 1000, clock=clock)
+    model = limiter.wrap(ScriptedModel([Completion("kept", usage=Usage(100, 10), attempts=0)] * 3))
+
+    async def main() -> None:
+        for _ in range(3):
+            await model.complete(Request("?"))
+
+    asyncio.run(main())
+    assert (limiter.requests_left, limiter.tokens_left, limiter.concurrency, clock.slept) == (1, 1000, 1, [])
+    assert limiter.estimate.output_tokens == TokenEstimate().output_tokens
+
+
+def test_embeddings_are_reserved_by_their_texts_and_settled_by_their_usage() -> None:
+    class Embedder(ScriptedModel):
+        async def embed_batch(self, texts: list[str]) -> Embeddings:
+            seen.append(limiter.tokens_left)
+            return Embeddings([[1.0]] * len(texts), usage=Usage(90))
+
+    seen: list[float | None] = []
+    limiter = Limiter(None, tokens_per_minute=1000, estimate=TokenEstimate(1.0, 77.0), clock=ManualClock())
+    model: Any = limiter.wrap(Embedder([]))
+    asyncio.run(model.embed_batch(["x" * 100, "y" * 50]))
+    assert (seen, limiter.tokens_left, limiter.estimate.output_tokens) == ([850], 910, 77)
 
 
 def test_a_call_larger_than_the_whole_allowance_runs_alone_and_small_ones_behind_it_do_not_overtake() -> None:
@@ -167,6 +197,56 @@ def test_a_rate_limit_that_names_a_time_holds_everybody_for_it_in_order() -> Non
     assert (limiter.paused_seconds, is_idle(limiter)) == (0, True)
 
 
+@pytest.mark.parametrize(
+    ("told", "attempts", "seconds"), [([5, 2], 1, 5), ([2, 5], 1, 5), ([3600], 1, 120), ([-3], 1, 0), ([9], 0, 0)]
+)
+def test_the_hold_is_as_long_as_the_longest_time_that_a_provider_has_named_within_bounds(
+    told: list[float], attempts: int, seconds: float
+) -> None:
+    limiter = Limiter(clock=ManualClock())
+
+    async def refused(retry_after: float) -> None:
+        await held.wait()
+        raise ModelError("slow down", kind="rate_limit", retry_after=retry_after, attempts=attempts)
+
+    async def main() -> None:
+        nonlocal held
+        held = asyncio.Event()
+        tasks = [asyncio.create_task(limiter.call(refused, retry_after)) for retry_after in told]
+        await asyncio.sleep(0)
+        held.set()
+        await asyncio.wait(tasks)
+        assert all(isinstance(task.exception(), ModelError) for task in tasks)
+
+    held: asyncio.Event
+    asyncio.run(main())
+    assert limiter.paused_seconds == seconds
+
+
+def test_who_comes_when_the_hold_is_over_does_not_overtake_those_whom_it_has_held() -> None:
+    clock = ManualClock()
+    limiter, started = Limiter(clock=clock), list[str]()
+    tasks: list[asyncio.Task[None]] = []
+
+    async def work(name: str) -> None:
+        started.append(name)
+        if name == "0":
+            tasks.append(asyncio.create_task(limiter.call(work, "late")))
+
+    async def refused() -> None:
+        raise ModelError("slow down", kind="rate_limit", retry_after=1.0)
+
+    async def main() -> None:
+        with pytest.raises(ModelError):
+            await limiter.call(refused)
+        tasks.extend(asyncio.create_task(limiter.call(work, str(n))) for n in range(4))
+        await clock.advance(2)
+        await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+    assert started == ["0", "1", "2", "3", "late"]
+
+
 def test_a_turn_that_would_come_after_the_deadline_fails_at_once_and_unasked() -> None:
     clock = ManualClock()
     limiter, work = Limiter(1, per_minute=1, clock=clock), Work(clock)
@@ -193,3 +273,21 @@ def test_the_estimate_follows_what_answers_say_and_max_tokens_bounds_it() -> Non
         assert estimate.learn((long,), Completion("y", usage=Usage(25, 40))) == 65
     assert estimate.of((long,)) == pytest.approx(65)
     assert estimate.learn((long,), Completion("y")) is None
+    assert estimate.of((Request("x" * 50, system="y" * 50),)) == pytest.approx(65)
+    assert repr(estimate) == "<TokenEstimate 0.498 a character, -25 a request and 40 an answer>"
+
+
+@pytest.mark.parametrize("chars", [1, 30, 400])
+def test_short_prompts_with_much_around_them_do_not_make_long_ones_look_many_times_as_long(chars: int) -> None:
+    estimate = TokenEstimate(0.25, 0)
+    for _ in range(500):
+        estimate.learn((Request("x" * chars),), Completion("y", usage=Usage(100 + chars // 4, 0)))
+    assert estimate.of((Request("x" * chars),)) == pytest.approx(100 + chars // 4)
+    assert estimate.of((Request("x" * 40_000),)) == pytest.approx(10_100, rel=0.2)
+
+
+def test_the_estimate_learns_how_many_characters_a_token_of_long_prompts_has() -> None:
+    estimate = TokenEstimate(0.3, 0)
+    for chars in [20_000, 60_000, 200] * 50:
+        estimate.learn((Request("x" * chars),), Completion("y", usage=Usage(chars, 0)))
+    assert estimate.of((Request("x" * 50_000),)) == pytest.approx(50_000, rel=0.05)

@@ -10,9 +10,22 @@ from typing import Any
 import pytest
 from provider_fakes import KEY, FakeTransport, chat
 
-from rlm import Breaker, Cache, Fallback, Limiter, ModelError, Options, Request, Retry, ScriptedModel, UsageError
+from rlm import (
+    Breaker,
+    Cache,
+    Completion,
+    Fallback,
+    Limiter,
+    Model,
+    ModelError,
+    Options,
+    Request,
+    Retry,
+    ScriptedModel,
+    UsageError,
+)
 from rlm.models.opened import to_provider
-from rlm.models.resolve import compose_model, open_model
+from rlm.models.resolve import compose_model, open_model, resolve_model
 
 HI = Request("hi")
 DOWN = (503, {}, {"error": {"message": "down"}})
@@ -91,6 +104,24 @@ def test_what_a_model_lacks_is_said() -> None:
     asyncio.run(main())
 
 
+def test_what_a_callers_own_model_does_not_pass_on_it_lacks() -> None:
+    class Mine(Model):
+        name = "mine"
+
+        def __init__(self, model: Model) -> None:
+            self._model = model
+
+        async def complete(self, request: Request) -> Completion:
+            return await self._model.complete(request)
+
+    async def main() -> None:
+        async with open_model(Mine(resolve_model("vllm/m")[0]), retry=Retry()) as model:
+            with pytest.raises(UsageError, match="mine does not stream"):
+                await model.stream(HI, print)
+
+    asyncio.run(main())
+
+
 def test_a_cache_given_by_path_answers_the_next_time_for_nothing(tmp_path: Path) -> None:
     path = tmp_path / "answers.db"
     first, transport = use(ask, chat("kept"), cache=path)
@@ -141,10 +172,41 @@ def test_a_fallback_of_names_goes_on_where_the_breaker_of_one_is_open() -> None:
     assert [type(model.wrapper).__name__ for model in fallback.models] == ["Retry", "Retry"]  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("options", [{"retry": 3}, {"breaker": "on"}, {"retry": None}])
-def test_a_wrapper_of_a_wrong_type_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=next(iter(options))):
-        use(ask, **options)
+WRONG: list[tuple[str, Any]] = [
+    ("retry", 3),
+    ("retry", None),
+    ("retry", Breaker()),
+    ("retry", Retry),
+    ("breaker", "on"),
+    ("limiter", 3),
+    ("limiter", False),
+    ("max_connections", 0),
+    ("max_connections", "many"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_what_cannot_stand_around_a_model_is_refused_in_one_line_around_a_name_and_around_a_function(
+    name: str, value: Any
+) -> None:
+    async def enter(model: Any, **options: Any) -> None:
+        async with open_model(model, **options):
+            raise AssertionError
+
+    for model, more in (("openai/m", {"api_key": KEY}), (str.upper, {})):
+        with pytest.raises(UsageError, match=rf"^{name}=[^\n]*: give [^\n]*$"):
+            asyncio.run(enter(model, **more, **{name: value}))
+
+
+def test_a_text_in_the_place_of_a_request_is_refused_and_the_right_call_is_told() -> None:
+    async def main() -> None:
+        async with open_model(str.upper) as model:
+            wrong: Any = "hi"
+            for ask in (model.complete, lambda text: model.stream(text, print)):
+                with pytest.raises(UsageError, match=r"^'hi' is no request: give rlm\.Request\(prompt\)$"):
+                    await ask(wrong)
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(("limiter", "connections"), [(Limiter(700), 700), (Limiter("adaptive"), 100), (None, 256)])

@@ -15,10 +15,11 @@ from typing import Any
 import anyio
 import pytest
 import uvloop
+from provider_fakes import FakeTransport
 
 from rlm.bench.latency import constant
 from rlm.bench.server import Server, open_server
-from rlm.core.query import Completion, Request, Usage
+from rlm.core.query import Completion, Options, Request, Usage
 from rlm.errors import ModelError, UsageError
 from rlm.models.answerer import Answerer
 from rlm.models.limiter import Limiter
@@ -203,12 +204,43 @@ def test_a_model_that_wants_max_completion_tokens_gets_them_from_then_on() -> No
     asyncio.run(main())
 
 
+def test_all_that_are_under_way_when_the_first_learns_of_max_completion_tokens_are_answered() -> None:
+    async def main() -> None:
+        async with open_server(latency=constant(0.05)) as server:
+            async with OpenAIModel("m", base_url=server.base_url) as model:
+                refusal = {"error": {"message": "Unsupported parameter: use 'max_completion_tokens' instead."}}
+                server.fail_next(5, status=400, body=json.dumps(refusal))
+                found = await asyncio.gather(*(model.complete(Request(str(n), max_tokens=5)) for n in range(5)))
+                assert [one.text for one in found] == ["0", "1", "2", "3", "4"]
+                assert server.stats.requests == 10
+
+    asyncio.run(main())
+
+
+def test_a_server_that_never_has_enough_of_max_completion_tokens_is_asked_twice() -> None:
+    refusal = (400, {}, {"error": {"message": "use 'max_completion_tokens' instead"}})
+    request = Request("hi", max_tokens=5, options=Options(extra={"max_tokens": 7}))
+
+    async def main(verb: str) -> int:
+        transport = FakeTransport(refusal, refusal, refusal)
+        model = OpenAIModel("m", api_key=KEY, transport=transport)
+        with pytest.raises(ModelError, match="max_completion_tokens"):
+            await (model.complete(request) if verb == "complete" else model.stream(request, print))
+        return len(transport.calls)
+
+    assert [asyncio.run(main(verb)) for verb in ("complete", "stream")] == [2, 2]
+
+
 @pytest.mark.parametrize(
     ("message", "text"),
     [
         ({"content": None}, ""),
         ({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, "ab"),
         ({"content": None, "refusal": "I cannot"}, "I cannot"),
+        ({"content": "", "refusal": "I cannot"}, "I cannot"),
+        ({"content": [{"type": "refusal", "refusal": "I cannot"}]}, "I cannot"),
+        ({"content": [{"type": "thinking", "thinking": [{"text": "hm"}]}, {"type": "text", "text": "a"}]}, "a"),
+        ({"content": None, "tool_calls": [{"id": "1"}]}, ""),
     ],
 )
 def test_answers_of_other_shapes_are_read(message: Any, text: str) -> None:

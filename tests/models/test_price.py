@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from provider_fakes import KEY, STREAM, FakeTransport, chat, events
 
-from rlm.core.query import Completion, Request, Usage
+from rlm.core.query import Completion, Options, Request, Usage
 from rlm.models import price
 from rlm.models.price import Price, find_cost_usd
 from rlm.models.providers.openai import OpenAIModel
@@ -106,6 +106,23 @@ def test_completions_get_their_price_by_the_model_and_the_server_that_answered()
         assert (await own.complete(Request("hi"))).cost_usd is None
 
     asyncio.run(main())
+
+
+def test_embeddings_have_their_price() -> None:
+    def vectors(model: str) -> dict[str, Any]:
+        return {"model": model, "data": [{"index": 0, "embedding": [1.0]}], "usage": {"prompt_tokens": 1000}}
+
+    transport = FakeTransport(vectors("text-embedding-3-small"), vectors("unknown"))
+    model = Price().wrap(OpenAIModel("e", api_key=KEY, transport=transport))
+    costs = [asyncio.run(model.embed_batch(["a"])).cost_usd for _ in range(2)]  # type: ignore[attr-defined]
+    assert costs == [pytest.approx(0.02e-6 * 1000), None]
+
+
+def test_the_price_of_an_answer_with_web_search_is_unknown_for_searches_are_charged_beside_tokens() -> None:
+    usage = {"prompt_tokens": 1000, "completion_tokens": 100}
+    model = Price().wrap(OpenAIModel("m", api_key=KEY, transport=FakeTransport(chat(model="gpt-5-mini", usage=usage))))
+    request = Request("hi", options=Options(web_search=True))
+    assert asyncio.run(model.complete(request)).cost_usd is None
 
 
 def test_a_price_that_the_completion_brings_stays_and_a_model_without_a_server_has_none() -> None:

@@ -42,6 +42,9 @@ def test_one_text_gives_one_vector() -> None:
     model = OpenAIModel("e", api_key=KEY, transport=transport)
     assert asyncio.run(model.embed("a", model="openai/other")) == [1.0]
     assert transport.bodies[0]["model"] == "other"
+    transport = FakeTransport(reply([1.0]))
+    asyncio.run(OpenAIModel("openai/e", api_key=KEY, transport=transport).embed("a"))
+    assert transport.bodies[0]["model"] == "openai/e"  # as in a completion: its own name is whole
 
 
 def test_a_long_batch_goes_in_requests_of_what_the_provider_takes() -> None:

@@ -38,6 +38,13 @@ REFUSALS = [
     ("zhipu", 400, said("模型不存在", code="1211"), "unknown_model"),
     ("zhipu", 400, said("Prompt 超长", code="1261"), "context_length"),
     ("zhipu", 401, said("身份验证失败", code="1000"), "auth"),
+    ("zhipu", 200, chat("par", "network_error"), "provider"),
+    (
+        "moonshot",
+        429,
+        said("request reached max organization concurrency: 1", type="rate_limit_reached_error"),
+        "rate_limit",
+    ),
     ("moonshot", 429, said("too many", type="rate_limit_reached_error"), "rate_limit"),
     ("moonshot", 429, said("busy", type="engine_overloaded_error"), "overload"),
     ("moonshot", 429, said("pay", type="exceeded_current_quota_error"), "quota"),
@@ -48,6 +55,7 @@ REFUSALS = [
     ("openrouter", 200, said("Insufficient credits", code=402), "quota"),
     ("openrouter", 200, said("Provider returned error", code=502), "provider"),
     ("openrouter", 200, chat("par", "error"), "provider"),
+    ("openrouter", 200, {"choices": [{"finish_reason": "error", **said("slow", code=429)}]}, "rate_limit"),
     ("openrouter", 403, said("Your input was flagged"), "bad_request"),
     ("openrouter", 403, said("Key limit exceeded"), "quota"),
     ("openrouter", 403, said("No"), "auth"),
@@ -60,7 +68,23 @@ REFUSALS = [
     ("openai", 401, said("Incorrect API key provided", code="invalid_api_key"), "auth"),
     ("openai", 400, said("Unsupported value", code="unsupported_value"), "bad_request"),
     ("openai", 500, said("oh"), "provider"),
+    ("openai", 429, said("Your account is not active", code="billing_not_active"), "quota"),
+    ("openai", 400, {"code": "invalid argument", "error": "Incorrect API key provided: x"}, "auth"),
+    ("openai", 400, said("Model Not Exist", code="invalid_request_error"), "unknown_model"),
     ("vllm", 400, said("This model's maximum context length is 10 tokens"), "context_length"),
+    (
+        "vllm",
+        400,
+        said("The decoder prompt (length 9) is longer than the maximum model length of 8."),
+        "context_length",
+    ),
+    (
+        "sglang",
+        400,
+        said("The input (9 tokens) is longer than the model's context length (8 tokens)."),
+        "context_length",
+    ),
+    ("lmstudio", 200, said("maximum context length is 8", code="context_length_exceeded"), "context_length"),
     ("ollama", 404, said('model "m" not found, try pulling it first'), "unknown_model"),
     ("anthropic", 529, said("Overloaded", type="overloaded_error"), "overload"),
     ("anthropic", 404, said("model: m", type="not_found_error"), "unknown_model"),
@@ -114,6 +138,7 @@ def test_a_status_of_200_that_carries_an_error_has_the_status_of_that_error_and_
         ({}, "retry in 2 minutes", 120.0),
         ({}, "try again in 1h30m", 5400.0),
         ({}, "try again later", None),
+        ({}, f"try again in {'9' * 400}s", None),
         ({}, "try again in a moment", None),
     ],
 )
@@ -158,3 +183,9 @@ def test_no_variable_of_a_frame_shows_the_key_not_even_the_headers_in_the_transp
 def test_words_alone_do_not_make_a_server_error_a_wrong_request() -> None:
     assert find_kind("openai", 500, (), "the model is down") == "provider"
     assert find_kind("openai", 404, (), "page not found") == "bad_request"
+
+
+def test_the_words_of_a_whole_page_are_not_searched_for_ever() -> None:
+    page = "model " * 400_000  # took time by the square of its length
+    assert find_kind("openai", 404, (), page) == "bad_request"
+    assert find_retry_after({}, page) is None

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 from typing import Any
 
 import pytest
 from provider_fakes import KEY, FakeTransport, chat
 
+from rlm.bench.server import open_server
 from rlm.core.query import Request
 from rlm.errors import ModelError, UsageError
+from rlm.models.providers.anthropic import AnthropicModel
 from rlm.models.providers.keys import Secret
 from rlm.models.providers.openai import OpenAIModel
 from rlm.models.providers.registry import CONTEXT_WINDOWS, PROVIDERS, find_context_window
 from rlm.models.resolve import resolve_model
+from rlm.sandbox.values import pack_value
 
 
 def sent_key(transport: FakeTransport) -> str:
@@ -92,6 +97,43 @@ def test_a_secret_is_itself_where_it_is_sent_and_hidden_where_it_is_shown() -> N
     secret = Secret(KEY)
     assert (secret, secret.encode(), str(secret)) == (KEY, KEY.encode(), KEY)
     assert repr(secret) == repr([secret])[1:-1] == f"{secret!r}" == "[key]"
+
+
+@pytest.mark.parametrize("transport", ["httpx2", "aiohttp", "pyreqwest", FakeTransport()])
+def test_a_model_is_not_pickled_with_its_key_and_so_reaches_no_worker(transport: Any) -> None:
+    model = OpenAIModel("m", api_key=KEY, transport=transport)
+    for pack in (pickle.dumps, pack_value):
+        with pytest.raises((TypeError, UsageError)) as caught:
+            pack(model)
+        assert KEY not in str(caught.value)
+    for key in (model._key, model._headers):
+        with pytest.raises(TypeError, match="an API key is not pickled"):
+            pickle.dumps(key)
+    assert copy.deepcopy(model._headers) == copy.copy(model._headers) == model._headers
+
+
+@pytest.mark.parametrize("transport", ["httpx2", "aiohttp", "pyreqwest", "httpx"])
+def test_no_log_of_any_library_has_the_key_not_even_in_full_detail(
+    transport: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().slow_callback_duration = 0.0  # then each step is logged with what it holds
+        async with open_server() as server:
+            at: dict[str, Any] = {"base_url": server.base_url, "api_key": KEY, "transport": transport}
+            async with OpenAIModel("m", **at) as model:
+                await model.complete(Request("hi"))
+                assert KEY in server.last_headers["authorization"]
+                server.drop_next()
+                with pytest.raises(ModelError):
+                    await model.complete(Request("hi"))
+            async with AnthropicModel("m", **at) as other:  # its key has a header of its own
+                with pytest.raises(ModelError):
+                    await other.complete(Request("hi"))
+
+    with caplog.at_level(1):
+        asyncio.run(main(), debug=True)
+    assert len(caplog.text) > 1000
+    assert KEY not in caplog.text + repr([vars(record) for record in caplog.records])
 
 
 def test_context_windows_are_those_of_the_price_list_they_were_taken_from() -> None:

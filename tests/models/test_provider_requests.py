@@ -16,6 +16,7 @@ from rlm.models.resolve import open_model
 from rlm.models.scripted import ScriptedModel
 
 OBJECT = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}, "required": ["n"]}
+NODE = {"type": "object", "properties": {"next": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/n"}]}}}
 
 
 def to_bare(model: Any) -> Any:
@@ -174,10 +175,30 @@ def test_a_schema_goes_to_the_json_mode_or_into_words() -> None:
     assert '"type":"array"' in body["messages"][0]["content"]
 
 
+# what its documentation of structured outputs says it does not take
+NOT_FOR_ANTHROPIC: list[dict[str, Any]] = [
+    {"type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "$defs": {"n": NODE}},
+    {"type": "object", "properties": {"a": {"allOf": [{"$ref": "#/$defs/s"}]}}, "$defs": {"s": {"type": "string"}}},
+    *(
+        {"type": "object", "properties": {"a": part}}
+        for part in (
+            {"$ref": "#"},
+            {"enum": [[1], "a"]},
+            {"type": ["object", "null"]},
+            {"properties": {}},
+        )
+    ),
+]
+
+
 def test_anthropic_gets_a_closed_schema_or_words() -> None:
     closed = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     sent = body_of("anthropic", schema=OBJECT)["output_config"]
     assert sent == {"format": {"type": "json_schema", "schema": closed | {"additionalProperties": False}}}
+    shared = {"type": "object", "properties": {"a": {"$ref": "#/$defs/o"}, "b": {"$ref": "#/$defs/o"}}}
+    shared["$defs"] = {"o": closed, "p": {"$ref": "#/$defs/o"}}
+    sent = body_of("anthropic", schema=shared)["output_config"]["format"]["schema"]
+    assert sent["$defs"]["o"] == closed | {"additionalProperties": False}
     both = body_of("anthropic", schema=OBJECT, effort="low")["output_config"]
     assert set(both) == {"effort", "format"}
     for schema in (
@@ -185,6 +206,7 @@ def test_anthropic_gets_a_closed_schema_or_words() -> None:
         {"type": "array"},
         OBJECT | {"additionalProperties": True},
         OBJECT | {"not": {}},
+        *NOT_FOR_ANTHROPIC,
     ):
         body = body_of("anthropic", schema=schema)
         assert "output_config" not in body
@@ -224,6 +246,7 @@ def test_the_web_search_of_each_provider_is_its_own() -> None:
         ),
         (chat(usage=None), None),
         (chat(usage={"prompt_tokens": "many", "prompt_tokens_details": None}), Usage()),
+        (chat(usage={"prompt_tokens": -5, "completion_tokens": -7}), Usage()),
     ],
 )
 def test_cached_and_reasoning_tokens_are_counted(played: Any, usage: Usage | None) -> None:
@@ -233,6 +256,7 @@ def test_cached_and_reasoning_tokens_are_counted(played: Any, usage: Usage | Non
 def test_anthropics_input_holds_what_came_from_its_cache_and_its_reasons_have_the_common_names() -> None:
     counted = {"input_tokens": 1, "cache_read_input_tokens": 5, "cache_creation_input_tokens": 2, "output_tokens": 3}
     assert ask("anthropic", Request("hi"), message(usage=counted))[0].usage == Usage(8, 3, 5)
+    assert ask("anthropic", Request("hi"), message(usage={"output_tokens": -3}))[0].usage == Usage()
     for reason, name in (("max_tokens", "length"), ("stop_sequence", "stop"), ("refusal", "content_filter")):
         assert ask("anthropic", Request("hi"), message(reason=reason))[0].finish_reason == name
     with pytest.raises(ModelError) as caught:
@@ -250,11 +274,11 @@ def test_a_200_that_is_no_message_is_an_error(body: Any) -> None:
 def test_options_are_checked_where_they_are_made() -> None:
     wrong: list[dict[str, Any]] = [{"temperature": "0"}, {"temperature": float("nan")}, {"top_p": True}, {"seed": 1.5}]
     wrong += [{"stop": ("",)}, {"stop": (3,)}, {"effort": 1.5}, {"web_search": "yes"}, {"extra": [1]}]
+    wrong += [{"schema": "x"}, {"schema": 3}]
     for options in wrong:
         with pytest.raises(UsageError, match=next(iter(options))):
             Options(**options)
-    with pytest.raises(UsageError, match="schema"):
-        Options(schema="x").to_canonical()
+    assert Options(extra=None) == Options() == NO_OPTIONS  # type: ignore[arg-type]
     assert Options(stop="x") == Options(stop=["x"]) == Options(stop=("x",))  # type: ignore[arg-type]
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from rlm.core.query import Completion, Options, Request, Usage
 from rlm.errors import ModelError, UsageError
-from rlm.models.json_schema import find_problems
+from rlm.models.json_schema import check_schema, find_problems
 from rlm.models.schema import Mismatch, Schema, parse_answer
 from rlm.models.scripted import ScriptedModel
 
@@ -134,7 +134,7 @@ def test_the_value_is_found_in_the_text(text: str) -> None:
     assert parse_answer(text, Count) == Count(n=3)
 
 
-@pytest.mark.parametrize("text", ["", "three", '{"n": 0}', '{"n": "3"}', "{}", '{"n": 3', "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "three", '{"n": 0}', '{"n": "3"}', "{}", '{"n": 3', "[" * 100_000, '{"n": NaN}'])
 def test_what_is_no_such_value_is_a_mismatch(text: str) -> None:
     with pytest.raises(Mismatch) as caught:
         parse_answer(text, OBJECT)
@@ -164,6 +164,7 @@ def test_an_answer_that_does_not_fit_is_sent_back_once_with_what_is_wrong() -> N
     assert [one["role"] for one in chat] == ["user", "assistant", "user"]
     assert chat[1]["content"] == '{"n": 0}'
     assert "n breaks minimum=1" in chat[2]["content"]
+    assert json.dumps(OBJECT, separators=(",", ":")) in chat[2]["content"]
     assert model.requests[1].options == REQUEST.options
 
 
@@ -181,11 +182,13 @@ def test_a_second_answer_that_does_not_fit_is_an_error_and_there_is_no_third() -
     assert len(model.requests) == 2
 
 
-def test_an_error_of_the_model_passes_through_unchanged() -> None:
-    failure = ModelError("slow", kind="rate_limit")
-    with pytest.raises(ModelError) as caught:
-        ask(ScriptedModel(["three", failure]))
-    assert caught.value is failure
+def test_an_error_of_the_model_passes_through_with_the_attempts_of_both_requests() -> None:
+    for replies, attempts in ((["three"], 2), ([Completion("three", attempts=3)], 4), ([], 1)):
+        failure = ModelError("slow", kind="rate_limit")
+        with pytest.raises(ModelError) as caught:
+            ask(ScriptedModel([*replies, failure]))
+        assert caught.value is failure
+        assert (failure.kind, failure.attempts) == ("rate_limit", attempts)
 
 
 TWICE = {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/a"}]}}}
@@ -207,9 +210,46 @@ def test_a_schema_that_would_take_for_ever_to_check_is_refused(schema: Any, valu
         find_problems(value, schema)
 
 
-@pytest.mark.parametrize("schema", [{"if": {}}, {"enum": 5}, {"multipleOf": 0}, {"type": 5}], ids=str)
-def test_a_schema_that_cannot_be_checked_is_a_bad_request_and_not_asked_again(schema: Any) -> None:
+MALFORMED: list[Any] = [
+    {"if": {}},
+    {"enum": 5},
+    {"multipleOf": 0},
+    {"type": 5},
+    {"type": ["string", "int"]},
+    {"required": True},
+    {"minLength": "1"},
+    {"pattern": "("},
+    {"patternProperties": {"(": {}}},
+    {"properties": [1]},
+    {"items": [{}]},
+    {"$ref": "#/nowhere"},
+    # where the answer does not lead
+    {"properties": {"a": {"anyOf": [{"items": {"contains": {}}}]}}},
+    {"$defs": {"a": {"additionalProperties": {"dependentRequired": {}}}}},
+    {"prefixItems": [{"not": 3}]},
+]
+HELD_BY_ITSELF: dict[str, Any] = {}
+HELD_BY_ITSELF["items"] = HELD_BY_ITSELF
+
+
+@pytest.mark.parametrize("schema", [*MALFORMED, HELD_BY_ITSELF], ids=str)
+def test_a_schema_that_cannot_be_checked_is_a_bad_request_and_nobody_is_asked(schema: Any) -> None:
     model = ScriptedModel(["3", "3"])
     with pytest.raises(ModelError, match="schema: ") as raised:
         asyncio.run(Schema().wrap(model).complete(Request("p", options=Options(schema=schema))))
+    assert (raised.value.kind, raised.value.attempts, model.requests) == ("bad_request", 0, [])
+
+
+def test_a_check_that_takes_too_long_is_a_bad_request_and_not_asked_again() -> None:
+    model = ScriptedModel(["3", "3"])
+    with pytest.raises(ModelError, match="200,000 steps") as raised:
+        asyncio.run(Schema().wrap(model).complete(Request("p", options=Options(schema=TWICE))))
     assert (raised.value.kind, len(model.requests)) == ("bad_request", 1)
+
+
+@pytest.mark.parametrize("schema", [schema for schema, _ in FITS if isinstance(schema, dict)], ids=str)
+def test_a_schema_that_can_be_checked_is_not_refused(schema: Any) -> None:
+    check_schema(schema)
+    named = {"properties": {name: schema for name in ("if", "pattern", "required", "$ref")}}
+    if "$ref" not in schema:
+        check_schema(named)

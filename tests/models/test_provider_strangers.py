@@ -6,6 +6,7 @@ import asyncio
 import copy
 import json
 from collections.abc import Iterator
+from dataclasses import astuple
 from typing import Any
 
 import pytest
@@ -87,6 +88,8 @@ STRANGE: list[Any] = [
     True,
     0,
     -1.5,
+    -5,
+    10**400,
     float("nan"),
     "",
     "x",
@@ -130,6 +133,7 @@ def check(found: Any) -> None:
         assert isinstance(found.text, str)
         assert isinstance(found.model, str)
         assert found.usage is None or isinstance(found.usage, Usage)
+        assert found.usage is None or min(astuple(found.usage)) >= 0
         assert found.finish_reason is None or isinstance(found.finish_reason, str)
     else:
         assert isinstance(found, ModelError)
@@ -157,6 +161,12 @@ def test_any_stream_is_a_completion_or_an_error(provider: str, data: Any) -> Non
 
 
 VECTORS = {"data": [{"index": 0, "embedding": [1.0, 2]}], "usage": {"prompt_tokens": 1}, "model": "m"}
+
+
+def test_one_strange_part_anywhere_among_vectors_ends_well() -> None:
+    for body in each_with_one_strange_part(VECTORS):
+        found = ends_well("openai", lambda model: model.embed_batch(["a"]), (200, {}, body))
+        assert isinstance(found, ModelError | Embeddings)
 
 
 @quickly

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from typing import Any
 
 import anyio
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rlm.core.query import Completion, Request
@@ -36,6 +37,7 @@ FINAL = [
     dict(kind="context_length", status=500),
     dict(kind="schema"),
     dict(kind="breaker_open", attempts=0),
+    dict(kind="timeout", attempts=0, retry_after=60),  # a limiter's, which knew the deadline
     dict(kind="refused"),
     dict(kind="budget"),
     dict(kind="provider", status=422),
@@ -111,6 +113,19 @@ def test_spent_attempts_raise_the_last_failure_with_their_number() -> None:
     assert retrying.given_up == 1
 
 
+@pytest.mark.parametrize("base", [object, ConnectionError])
+def test_a_failure_of_a_class_of_the_callers_own_is_told_as_it_is(base: type) -> None:
+    class Mine(ModelError, base):  # type: ignore[misc]
+        def __init__(self, code: int, where: str) -> None:
+            super().__init__(f"{code} at {where}", kind="connect")
+            self.code = code
+
+    retrying, _ = retry()
+    with pytest.raises(Mine, match=r"^5 at home \(asked 3 times\)$") as caught:
+        asyncio.run(retrying.call(failing(9, Mine(5, "home"))))
+    assert (caught.value.code, caught.value.attempts, caught.value.kind) == (5, 3, "connect")
+
+
 def test_attempts_before_an_open_breaker_are_counted_but_the_breakers_own_answer_is_not() -> None:
     retrying, _ = retry()
     model = ScriptedModel([ModelError("500", status=500), ModelError("open", kind="breaker_open", attempts=0)])
@@ -125,6 +140,7 @@ def test_retry_after_is_waited_for_and_a_random_part_on_top() -> None:
     assert clock.slept == [pytest.approx(7.1)]
 
 
+@example(32, 0.5, 1e-9)
 @given(st.integers(1, 40), st.floats(0, 0.999), st.floats(0, 10))
 def test_the_backoff_is_a_random_part_of_a_doubled_time_with_a_bound(n: int, chance: float, backoff: float) -> None:
     retrying, clock = retry(attempts=n + 1, backoff_seconds=backoff, chance=chance, budget=RetryBudget(0, 1000))
@@ -257,8 +273,9 @@ def test_the_wrapped_model_keeps_its_name_and_its_other_verbs_are_retried_too() 
         model.nothing
 
 
+@pytest.mark.parametrize("error", [ModelError("cut", kind="truncated"), ConnectionResetError("cut")], ids=repr)
 @pytest.mark.parametrize(("begin", "asked"), [("", 2), ("Once upon", 1)])
-def test_a_stream_is_asked_again_only_where_nothing_was_heard_of_it(begin: str, asked: int) -> None:
+def test_a_stream_is_asked_again_only_where_nothing_was_heard_of_it(begin: str, asked: int, error: Exception) -> None:
     class Streaming(ScriptedModel):
         async def stream(self, request: Request, on_text: Any) -> Completion:
             if begin:
@@ -272,12 +289,12 @@ def test_a_stream_is_asked_again_only_where_nothing_was_heard_of_it(begin: str, 
     async def hear(text: str) -> None:
         heard.append(text)
 
-    inner = Streaming([ModelError("cut", kind="truncated"), "yes"])
+    inner = Streaming([copy.copy(error), "yes"])
     model: Any = retry()[0].wrap(inner)
     if begin:
-        with pytest.raises(ModelError, match="cut") as caught:
+        with pytest.raises(type(error), match="cut") as caught:
             asyncio.run(model.stream(Request("?"), hear))
-        assert caught.value.partial
+        assert caught.value.partial  # type: ignore[attr-defined]
     else:
         assert asyncio.run(model.stream(Request("?"), hear)).attempts == 2
     assert (len(inner.requests), heard) == (asked, [begin or "yes"])

@@ -13,8 +13,12 @@ import pytest
 
 from rlm.bench.latency import constant
 from rlm.core.query import Completion, Options, Request
+from rlm.environment import AsyncRLMReplEnvironment
 from rlm.errors import ModelError, UsageError
 from rlm.models.clients import from_client, is_vendor_client
+from rlm.models.fallback import Fallback
+from rlm.models.providers.openai import OpenAIModel
+from rlm.models.retry import Retry
 
 KEY = "sk-of-the-client-0123456789"
 both = pytest.mark.parametrize("vendor", ["openai", "anthropic"])
@@ -157,6 +161,31 @@ def test_a_key_in_the_servers_words_is_hidden_and_the_cause_is_told_to_be_the_cl
     assert "[key]" in str(caught.value) and "the key is the client's own" in str(caught.value)
 
 
+def test_a_key_that_the_client_has_from_a_function_is_hidden_from_the_first_failure_on(serve_in_thread: Any) -> None:
+    async def make_key() -> str:
+        return KEY
+
+    async def main(base_url: str) -> None:
+        async with openai.AsyncOpenAI(api_key=make_key, base_url=base_url) as client:
+            await from_client(client, "gpt-4o").complete(Request("hi"))
+
+    with serve_in_thread() as server:
+        server.fail_next(status=401, body=f'{{"error": {{"message": "Incorrect API key provided: {KEY}"}}}}')
+        with pytest.raises(ModelError, match=r"provided: \[key\]") as caught:
+            asyncio.run(main(server.base_url))
+    assert KEY not in str(caught.value)
+
+
+def test_a_key_that_no_header_can_hold_is_the_callers_mistake_and_not_the_providers_outage() -> None:
+    async def main() -> None:
+        async with openai.AsyncOpenAI(api_key=f"{KEY}\N{LATIN SMALL LETTER E WITH ACUTE}") as client:
+            await from_client(client, "gpt-4o").complete(Request("hi"))
+
+    with pytest.raises(UsageError, match="cannot be sent as it is") as caught:
+        asyncio.run(main())
+    assert KEY not in str(caught.value)
+
+
 def test_a_client_without_any_key_is_an_auth_error_and_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     monkeypatch.delenv("ANTHROPIC_AUTH_TOKEN", raising=False)
@@ -198,6 +227,19 @@ def test_a_client_is_bound_to_the_loop_of_its_first_request(serve_in_thread: Any
         asyncio.run(ask_and_close())
         with pytest.raises(UsageError, match="bound to the event loop of its first request"):
             asyncio.run(model.complete(Request("hi")))
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+@pytest.mark.parametrize("sandbox", ["process", "inline"])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_client_is_refused_on_the_threaded_side_where_each_query_has_a_loop(sandbox: Any, wrapped: bool) -> None:
+    own: Any = from_client(make_client("openai", base_url="http://127.0.0.1:9/v1"), "gpt-4o")
+    other = OpenAIModel("m", base_url="http://127.0.0.1:9/v1", transport=httpx.AsyncClient())  # type: ignore[arg-type]
+    for model in (own, other):
+        model = Retry().wrap(Fallback([str.upper, model])) if wrapped else model
+        AsyncRLMReplEnvironment(model, sandbox=sandbox, use_pure_async=True)
+        with pytest.raises(UsageError, match=r"belongs to one event loop.*use_pure_async=True"):
+            AsyncRLMReplEnvironment(model, sandbox=sandbox, use_pure_async=False)
 
 
 def test_cancelling_closes_the_clients_request(serve_in_thread: Any) -> None:

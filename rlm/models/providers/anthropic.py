@@ -186,7 +186,7 @@ def usage_of(usage: Any) -> Usage | None:
 
     def count(name: str) -> int:
         value = usage.get(name)
-        return value if isinstance(value, int) else 0
+        return value if isinstance(value, int) and value > 0 else 0
 
     cached = count("cache_read_input_tokens")
     whole = count("input_tokens") + cached + count("cache_creation_input_tokens")

@@ -38,15 +38,25 @@ _EVERYWHERE = (
             "prompt is too long",
             "exceed context limit",
             "exceeded model token limit",
+            "longer than the model's context length",
+            "longer than the maximum model length",
         ),
-        (400, 413, 422, 500),
+        (200, 400, 413, 422, 500),
     ),
-    Rule("quota", ("insufficient_quota", "billing_hard_limit_reached"), ("exceeded your current quota",)),
+    Rule(
+        "quota",
+        ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active"),
+        ("exceeded your current quota",),
+    ),
     Rule("quota", statuses=(402,)),
     Rule("quota", words=("credit balance is too low", "insufficient balance", "insufficient credits")),
     Rule("unknown_model", ("model_not_found", "model_not_exist")),
-    Rule("unknown_model", words=("model not found", "no such model", "unknown model", "not a valid model")),
+    Rule(
+        "unknown_model",
+        words=("model not found", "model not exist", "no such model", "unknown model", "not a valid model"),
+    ),
     Rule("auth", ("invalid_api_key", "authentication_error", "permission_error")),
+    Rule("auth", words=("incorrect api key", "api key not valid"), statuses=(200, 400)),
     Rule("auth", statuses=(401, 403)),
     Rule("overload", ("overloaded_error", "engine_overloaded_error", "engine_overloaded"), ("overloaded",)),
     Rule("overload", statuses=(529,)),
@@ -55,6 +65,7 @@ _EVERYWHERE = (
     Rule("timeout", statuses=(408, 504)),
 )
 _UNKNOWN_AT_404 = re.compile(r"\bmodels?\b.*(not found|not exist|not available)|^model:", re.DOTALL)
+_READ_CHARS = 4_000  # of a server's words: patterns take time by the square of a text, which may be a whole page
 
 # The numbers stand in error.code. 1302 is too much at once or too often, and passes; 1113 is an empty account, and
 # comes with the same status. 1308 and 1310 are plans that are used up for hours or days.
@@ -90,7 +101,7 @@ DIALECTS: Mapping[str, tuple[Rule, ...]] = {
 
 def find_kind(provider: str, status: int, codes: tuple[str, ...], said: str) -> str:
     """The kind of a provider's error: the first rule that fits, the provider's own before those of all."""
-    lowered = said.lower()
+    lowered = said[:_READ_CHARS].lower()
     for rule in (*DIALECTS.get(provider, ()), *_EVERYWHERE):
         if rule.fits(status, codes, lowered):
             return rule.kind
@@ -124,7 +135,7 @@ def find_retry_after(headers: Mapping[str, str], said: str, now: Callable[[], fl
             seconds = _until(given, now)
         if seconds is not None:
             return max(seconds, 0.0)
-    found = _IN_WORDS.search(said)
+    found = _IN_WORDS.search(said[:_READ_CHARS])
     return _seconds_in(found.group(1)) if found else None
 
 
@@ -151,4 +162,4 @@ def _seconds_in(words: str) -> float | None:
         if each is None:
             return None
         total += float(number) * each
-    return total
+    return total if isfinite(total) else None

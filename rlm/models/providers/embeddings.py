@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,21 +10,27 @@ from typing import Any
 from rlm.core.query import Usage
 from rlm.errors import ModelError
 
+_MOST = sys.float_info.max
+
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """Vectors in the order of their texts, all of one length, every number finite."""
+    """Vectors in the order of their texts, all of one length, every number finite. cost_usd: None where unknown."""
 
     vectors: list[list[float]]
     model: str = ""
     usage: Usage | None = None
+    cost_usd: float | None = None
 
     def joined(self, other: Embeddings) -> Embeddings:
-        """These and those of the next request. Raises `ValueError` where the dimensions differ."""
-        if self.vectors and len(self.vectors[0]) != len(other.vectors[0]):
+        """These and those that come next. Raises `ValueError` where the dimensions differ."""
+        if not self.vectors:
+            return other
+        if len(self.vectors[0]) != len(other.vectors[0]):
             raise ValueError(f"vectors of {len(self.vectors[0])} and of {len(other.vectors[0])} dimensions")
         usage = other.usage if self.usage is None else self.usage if other.usage is None else self.usage + other.usage
-        return Embeddings(self.vectors + other.vectors, other.model, usage)
+        cost = None if self.cost_usd is None or other.cost_usd is None else self.cost_usd + other.cost_usd
+        return Embeddings(self.vectors + other.vectors, other.model, usage, cost)
 
 
 def check_texts(texts: Sequence[str], provider: str) -> None:
@@ -58,7 +64,7 @@ def read_embeddings(data: dict[str, Any], count: int, dimensions: int | None, mo
             raise ValueError(f"vector {index} has {len(vector)} dimensions, not {expected}")
     used = data.get("usage")
     tokens = used.get("prompt_tokens") if isinstance(used, dict) else None
-    usage = Usage(tokens) if isinstance(tokens, int) else None
+    usage = Usage(tokens) if isinstance(tokens, int) and tokens >= 0 else None
     return Embeddings(found, str(data.get("model") or model), usage)
 
 
@@ -66,6 +72,7 @@ def _check_vector(vector: Any, index: int) -> list[float]:
     if not isinstance(vector, list) or not vector:
         raise ValueError(f"vector {index} is empty or no list")
     for number in vector:
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
+        # compared, for `isfinite` fails at an int that no float can hold
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not -_MOST <= number <= _MOST:
             raise ValueError(f"vector {index} holds {number!r:.40}, which is no finite number")
     return vector

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import NoReturn
 
 from rlm.errors import ModelError, UsageError
 from rlm.models.providers.registry import Provider
@@ -13,12 +14,24 @@ _REMEMBERED = 8
 
 
 class Secret(str):
-    """A text that is itself wherever it is sent, and `[key]` wherever it is shown (a repr, a frame's variables)."""
+    """A text that is itself wherever it is sent, and `[key]` wherever it is shown (a repr, a frame's variables).
+
+    It cannot be pickled, nor can what holds it: a value that goes into a worker is.
+    """
 
     __slots__ = ()
 
     def __repr__(self) -> str:
         return HIDDEN
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an API key is not pickled: make the model where it is used")
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, _: object) -> Secret:
+        return self
 
 
 class Key:

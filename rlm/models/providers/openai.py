@@ -8,8 +8,8 @@ from rlm.core.query import NO_OPTIONS, Completion, Options, Request, to_json_sch
 from rlm.errors import ModelError
 from rlm.models.providers.base import HTTPModel, OnText, tell
 from rlm.models.providers.embeddings import Embeddings, check_texts, read_embeddings
-from rlm.models.providers.openai_answers import ChatReader, text_of, usage_of
-from rlm.models.providers.words import words_in
+from rlm.models.providers.openai_answers import ChatReader, failure_in, text_of, usage_of
+from rlm.models.providers.words import status_in, words_in
 from rlm.models.schema import to_instruction
 
 _PLAIN = ("temperature", "top_p", "seed")
@@ -31,8 +31,9 @@ class OpenAIModel(HTTPModel):
     async def complete(self, request: Request) -> Completion:
         """Ask once; there is no second attempt, but for a server that wants `max_tokens` by its newer name."""
         model = self._name_of(request)
-        reply = await self._post("/chat/completions", self._to_body(request, model))
-        if reply.status == 400 and self._learn_from(reply.content, request, model):
+        body = self._to_body(request, model)
+        reply = await self._post("/chat/completions", body)
+        if reply.status == 400 and self._learn_from(reply.content, body):
             reply = await self._post("/chat/completions", self._to_body(request, model))
         return self._read(self._parse(reply.status, reply.headers, reply.content, model), model)
 
@@ -44,12 +45,12 @@ class OpenAIModel(HTTPModel):
         """
         model = self._name_of(request)
         body = self._to_body(request, model)
-        body |= {"stream": True, "stream_options": {"include_usage": True}}
+        body = {"stream_options": {"include_usage": True}, **body, "stream": True}
         reader = ChatReader(self, model)
         try:
             content = await self._stream("/chat/completions", body, reader, on_text)
         except ModelError as error:
-            if error.status != 400 or not self._learn_from(str(error).encode(), request, model):
+            if error.status != 400 or not self._learn_from(str(error).encode(), body):
                 raise
             return await self.stream(request, on_text)
         if content is None:
@@ -73,7 +74,7 @@ class OpenAIModel(HTTPModel):
         if not self.most_embeddings:
             raise self._refuse("embeddings", "this provider has none")
         check_texts(texts, self.provider)
-        name, whole = (model or self.name).removeprefix(f"{self.provider}/"), Embeddings([])
+        name, whole = model.removeprefix(f"{self.provider}/") if model else self.name, Embeddings([])
         for start in range(0, len(texts), self.most_embeddings):
             part = texts[start : start + self.most_embeddings]
             body: dict[str, Any] = {"model": name, "input": part, "encoding_format": "float"}
@@ -132,26 +133,27 @@ class OpenAIModel(HTTPModel):
         if is_object:
             body["response_format"] = {"type": "json_object"}
 
-    def _learn_from(self, content: bytes, request: Request, model: str) -> bool:
-        """Whether the server has just said that it wants `max_tokens` by the newer name, for the first time."""
-        if request.max_tokens is None or model in self._wants_completion_tokens:
-            return False
-        if b"max_completion_tokens" not in content:
+    def _learn_from(self, content: bytes, body: dict[str, Any]) -> bool:
+        """Whether the server has just said that it wants `max_tokens` by the newer name, and had the older one."""
+        if "max_tokens" not in body or "max_completion_tokens" in body or b"max_completion_tokens" not in content:
             return False
         # OpenAI's reasoning models refuse `max_tokens`; compatible servers know only that.
-        self._wants_completion_tokens |= {model}
+        self._wants_completion_tokens |= {body["model"]}
         return True
 
     def _read(self, data: dict[str, Any], model: str) -> Completion:
         choices = data.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
         if not isinstance(choice, dict):
-            raise self.fail("the response has no choices", model=model)
+            # some gateways say why beside, with status 200
+            raise self.fail(words_in(data) or "the response has no choices", data=data, model=model)
         message = choice.get("message")
         reason = choice.get("finish_reason")
-        if not isinstance(message, dict) or reason == "error":
-            failure = {"error": choice.get("error")}
-            raise self.fail(words_in(failure) or f"no message, finish_reason {reason!r}", data=failure, model=model)
+        failure = failure_in(choice)
+        if failure is not None:
+            raise self.fail(words_in(failure), status_in(failure, 200), failure, model=model)
+        if not isinstance(message, dict):
+            raise self.fail(f"no message, finish_reason {reason!r}", model=model)
         return Completion(
             text=text_of(message),
             model=str(data.get("model") or model),

@@ -12,15 +12,28 @@ if TYPE_CHECKING:
     from rlm.models.providers.sse import Event
 
 
+# Finish reasons of OpenRouter, Zhipu and DeepSeek for an answer that the provider itself broke off.
+_FAILED = frozenset({"error", "network_error", "insufficient_system_resource"})
+
+
 def text_of(message: dict[str, Any]) -> str:
     """The text of a message: a str, parts of content, or the words of a refusal. What was thought is not in it."""
     content = message.get("content")
-    if isinstance(content, str):
+    if isinstance(content, str) and content:
         return content
     if isinstance(content, list):
-        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
-    refusal = message.get("refusal")
-    return refusal if isinstance(refusal, str) else ""
+        told = [part.get("text") or part.get("refusal") for part in content if isinstance(part, dict)]
+    else:
+        told = [message.get("refusal")]
+    return "".join(text for text in told if isinstance(text, str))
+
+
+def failure_in(choice: dict[str, Any]) -> dict[str, Any] | None:
+    """What a choice says about a failure of the provider, in the shape of an error response; None where it has none."""
+    reason = choice.get("finish_reason")
+    if not isinstance(reason, str) or reason not in _FAILED:
+        return None
+    return {"error": choice.get("error") or f"no whole answer, finish_reason {reason!r}"}
 
 
 def usage_of(usage: Any) -> Usage | None:
@@ -34,7 +47,7 @@ def usage_of(usage: Any) -> Usage | None:
 
 def _count(source: Any, name: str) -> int:
     value = source.get(name) if isinstance(source, dict) else None
-    return value if isinstance(value, int) else 0
+    return value if isinstance(value, int) and value > 0 else 0
 
 
 class ChatReader:
@@ -67,8 +80,8 @@ class ChatReader:
 
     def _take_choice(self, choice: dict[str, Any]) -> str:
         reason = choice.get("finish_reason")
-        if reason == "error":
-            failure = {"error": choice.get("error") or "the provider behind it failed"}
+        failure = failure_in(choice)
+        if failure is not None:
             raise self._model.fail(words_in(failure), status_in(failure, 200), failure)
         self._usage = usage_of(choice.get("usage")) or self._usage  # Moonshot's place for it
         delta = choice.get("delta")
