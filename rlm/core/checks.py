@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 from rlm.core.limits import Limits
@@ -28,3 +29,11 @@ def check_choice(name: str, value: str, known: Iterable[str]) -> None:
     """Refuse a word that is none of those known. Raises `UsageError`."""
     if value not in known:
         raise UsageError(f"{name}={value!r}: choose one of {', '.join(repr(k) for k in known)}")
+
+
+def is_number(value: object) -> bool:
+    """Whether something is a finite int or float."""
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an int that no float can hold
+        return False

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rlm.core.checks import is_number
 from rlm.errors import UsageError
 
 Kind = Literal["llm", "rlm"]
@@ -102,20 +102,13 @@ def to_json_schema(schema: Any) -> dict[str, Any]:
     return dict(make())
 
 
-def _is_number(value: object) -> bool:
-    try:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an int that no float can hold
-        return False
-
-
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 _RIGHT = (
-    ("temperature", _is_number, "a number"),
-    ("top_p", _is_number, "a number"),
+    ("temperature", is_number, "a number"),
+    ("top_p", is_number, "a number"),
     ("seed", _is_whole, "a whole number"),
     ("stop", lambda stop: all(isinstance(text, str) and text for text in stop), "a text or several, none empty"),
     ("effort", lambda effort: isinstance(effort, str) or _is_whole(effort), "a word or a number of tokens"),

@@ -188,7 +188,8 @@ class Answerer:
                     except TimeoutError:
                         if not deadline.expired():  # the model's own
                             raise
-        raise ModelError(self._explain_deadline(query, seconds, is_child), kind="timeout")
+        never = query.asking is None or (query.asking.is_queued and not query.asking.backoff_seconds)
+        raise ModelError(self._explain_deadline(query, seconds, is_child), kind="timeout", attempts=0 if never else 1)
 
     def _start(self, model: Model, request: Request, is_child: bool) -> Awaitable[Completion]:
         if self._purse is None:

@@ -14,14 +14,16 @@ class Asking:
         set the deadline. It keeps wrappers from waiting for what would come too late.
     key: for whom. A limiter gives its turns to the keys in rotation; None is a key like others.
 
-    `queued_seconds` is what limiters made it wait, `backoff_seconds` what it waited between attempts.
+    `queued_seconds` is what limiters made it wait, `backoff_seconds` what it waited between attempts; `is_queued` says
+    that it waits for its turn now, or has never had it.
     """
 
-    __slots__ = ("_token", "backoff_seconds", "deadline", "key", "queued_seconds")
+    __slots__ = ("_token", "backoff_seconds", "deadline", "is_queued", "key", "queued_seconds")
 
     def __init__(self, *, deadline: float | None = None, key: Hashable = None) -> None:
         self.deadline, self.key = deadline, key
         self.queued_seconds = self.backoff_seconds = 0.0
+        self.is_queued = False
         self._token: Token[Asking | None] | None = None
 
     def __enter__(self) -> Asking:
@@ -40,6 +42,12 @@ class Asking:
 
     def __repr__(self) -> str:
         return f"Asking(deadline={self.deadline}, key={self.key!r}, queued_seconds={self.queued_seconds:.3g})"
+
+
+def is_too_late(now: float) -> bool:
+    """Whether the deadline of the innermost `Asking` has come: a call that is cancelled then has taken too long."""
+    asking = _current.get()
+    return asking is not None and asking.deadline is not None and now >= asking.deadline
 
 
 _current: ContextVar[Asking | None] = ContextVar("rlm_asking", default=None)

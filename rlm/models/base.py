@@ -39,20 +39,20 @@ class Model(ABC):
 
 
 class Around(Model):
-    """A model that stands around another one; what else that one has is reached through it."""
+    """A model that stands around another one, `inner`; what else that one has is reached through it."""
 
-    def __init__(self, model: Model) -> None:
-        self._model, self.name = model, model.name
+    def __init__(self, inner: Model) -> None:
+        self.inner, self.name = inner, inner.name
 
     def find_cost_usd(self, usage: Usage, model: str | None = None) -> float | None:
         """As the model says."""
-        return self._model.find_cost_usd(usage, model)
+        return self.inner.find_cost_usd(usage, model)
 
     async def aclose(self) -> None:
         """Close the model."""
-        await self._model.aclose()
+        await self.inner.aclose()
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
+        if name.startswith("_") or name in ("inner", "wrapper"):
             raise AttributeError(name)
-        return getattr(self._model, name)
+        return getattr(self.inner, name)

@@ -6,8 +6,10 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Literal, ParamSpec, TypeVar
 
+from rlm.core.checks import is_number
 from rlm.core.describe import error_text
 from rlm.errors import ModelError, UsageError
+from rlm.models.asking import is_too_late
 from rlm.models.clock import SYSTEM_CLOCK, Clock
 from rlm.models.faults import is_outage
 from rlm.models.rolling import RollingCounts
@@ -19,6 +21,7 @@ T = TypeVar("T")
 State = Literal["closed", "open", "half_open"]
 _SERVED, _FAILED = 0, 1
 _SHOWN_CHARS = 200
+_OVERDUE = "no answer came before the deadline"
 
 
 class Breaker(Wrapper):
@@ -29,8 +32,9 @@ class Breaker(Wrapper):
     `retry_after` is the time until the next try. half_open, after `recovery_seconds`: one call at a time may pass, the
     probe; its success closes the breaker, its failure opens it again, its cancellation leaves the turn to the next.
 
-    Failures are connect errors, timeouts, cut answers and 5xx. Cancellations, 4xx and 429 do not count: there the
-    provider lives, or nothing is known; an answered probe closes, whatever 4xx it brought.
+    Failures are connect errors, timeouts, cut answers, 5xx, and calls that their deadline ends (`Asking`). Other
+    cancellations, 4xx and 429 do not count: there the provider lives, or nothing is known; an answered probe closes,
+    whatever 4xx it brought.
     `state`, `failed`, `served`, `opened` (how often) and `last_error` can be read at any time.
     """
 
@@ -45,7 +49,8 @@ class Breaker(Wrapper):
     ) -> None:
         if isinstance(failures, bool) or not isinstance(failures, int) or failures < 1:
             raise UsageError(f"failures={failures!r}: give a whole number of at least 1")
-        if not (recovery_seconds >= 0 and window_seconds > 0 and 0 < rate <= 1):
+        numbers = all(map(is_number, (recovery_seconds, window_seconds, rate)))
+        if not numbers or not (recovery_seconds >= 0 and window_seconds > 0 and 0 < rate <= 1):
             raise UsageError(
                 f"recovery_seconds={recovery_seconds!r}, window_seconds={window_seconds!r}, rate={rate!r}: give "
                 "seconds, and a rate above 0 and up to 1"
@@ -106,6 +111,10 @@ class Breaker(Wrapper):
                 outcome = _FAILED
                 self._remember(error)
             raise
+        except BaseException:
+            if self._is_overdue():
+                outcome = _FAILED
+            raise
         finally:
             self._note(outcome, era)
         return result
@@ -131,6 +140,10 @@ class Breaker(Wrapper):
             elif isinstance(error, ModelError) and (error.status is not None or error.kind == "rate_limit"):
                 verdict = True
             raise
+        except BaseException:
+            if self._is_overdue():
+                verdict = False
+            raise
         finally:
             self._end_probe(probe, verdict)
         return result
@@ -154,6 +167,12 @@ class Breaker(Wrapper):
             kind="breaker_open",
             retry_after=seconds or None,
         )
+
+    def _is_overdue(self) -> bool:
+        if not is_too_late(self._clock.now()):
+            return False
+        self.last_error = _OVERDUE
+        return True
 
     def _remember(self, error: Exception) -> None:
         self.last_error = error_text(error, _SHOWN_CHARS) or type(error).__name__

@@ -37,6 +37,8 @@ class Cache:
     def __init__(self, path: str | PathLike[str], mode: Mode = "read_write") -> None:
         if mode not in ("off", "read_write", "replay"):
             raise UsageError(f"mode={mode!r}: a cache is 'off', 'read_write' or 'replay'")
+        if not isinstance(path, (str, PathLike)):
+            raise UsageError(f"Cache({path!r:.80}): give the path of a file")
         self.mode: Mode = mode
         self.file = None if mode == "off" else AnswerFile(path, read_only=mode == "replay")
 
@@ -104,7 +106,7 @@ class CachedModel(Around):
 
     async def complete(self, request: Request) -> Completion:
         """The kept answer, else the model's. Raises `ModelError` of kind refused for a miss in replay."""
-        return await self._answer(request, self._model.complete)
+        return await self._answer(request, self.inner.complete)
 
     async def stream(self, request: Request, on_text: Callable[[str], Any]) -> Completion:
         """As `complete`; a kept answer is told in one piece."""
@@ -115,7 +117,7 @@ class CachedModel(Around):
         async def ask(request: Request) -> Completion:
             nonlocal asked
             asked = True
-            found: Completion = await self._model.stream(request, on_text)  # type: ignore[attr-defined]
+            found: Completion = await self.inner.stream(request, on_text)  # type: ignore[attr-defined]
             return found
 
         completion = await self._answer(request, ask)
@@ -135,7 +137,7 @@ class CachedModel(Around):
         Raises `ModelError` of kind refused for a miss in replay, and of kind provider where the model's vectors have
         other dimensions than the kept ones.
         """
-        check_texts(texts, getattr(self._model, "provider", ""))
+        check_texts(texts, getattr(self.inner, "provider", ""))
         how = {"model": model, "dimensions": dimensions}
         keys = {text: _to_hash({"model": self._identity, "embed": how | {"text": text}}) for text in texts}
         known = {text: vector for text, key in keys.items() if (vector := self._file.find_vector(key)) is not None}
@@ -144,7 +146,7 @@ class CachedModel(Around):
         if missing:
             if self._is_replay:
                 raise self._missed(missing[0], "vector of this text")
-            fresh: Embeddings = await self._model.embed_batch(missing, **how)  # type: ignore[attr-defined]
+            fresh: Embeddings = await self.inner.embed_batch(missing, **how)  # type: ignore[attr-defined]
             try:
                 found = found.joined(fresh)
             except ValueError as error:
@@ -194,7 +196,7 @@ class CachedModel(Around):
         )
 
     def __repr__(self) -> str:
-        return f"CachedModel({self._model!r}, {str(self._file.path)!r})"
+        return f"CachedModel({self.inner!r}, {str(self._file.path)!r})"
 
 
 def to_identity(model: Model) -> str:

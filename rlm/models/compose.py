@@ -23,13 +23,13 @@ from dataclasses import dataclass
 from typing import ParamSpec, Protocol, TypeVar
 
 from rlm.errors import UsageError
-from rlm.models.base import Model
+from rlm.models.base import Around, Model
 from rlm.models.breaker import Breaker
 from rlm.models.fallback import Fallback
 from rlm.models.health import Health
 from rlm.models.limiter import Limiter
 from rlm.models.retry import Retry
-from rlm.models.wrapper import Wrapper
+from rlm.models.wrapper import WrappedModel, Wrapper
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -87,13 +87,11 @@ def compose(*providers: tuple[Model, Wrappers], schema: Wraps | None = None, cac
 
 def is_within(model: Model, wrapper: Wrapper) -> bool:
     """Whether every way through a model already leads through a wrapper."""
-    around = getattr(model, "wrapper", None)
-    if around is wrapper:
+    if isinstance(model, WrappedModel) and model.wrapper is wrapper:
         return True
     if isinstance(model, Fallback):
         return all(is_within(one, wrapper) for one in model.models)
-    inner = getattr(model, "inner", None) or getattr(model, "_model", None)
-    return isinstance(inner, Model) and is_within(inner, wrapper)
+    return isinstance(model, Around) and is_within(model.inner, wrapper)
 
 
 class _Door(Wrapper):

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlm.core.query import Completion, Request, Usage
 from rlm.errors import ModelError, UsageError
-from rlm.models.asking import current_asking
+from rlm.models.asking import is_too_late
 from rlm.models.base import Model
 from rlm.models.clock import SYSTEM_CLOCK, Clock
 from rlm.models.faults import is_worth_another, retold
@@ -101,7 +101,7 @@ class Fallback(Model):
             except Exception as error:
                 errors.append((self.models[place].name, error))
                 last = place == len(functions) - 1
-                if last or not is_worth_another(error) or self._is_too_late():
+                if last or not is_worth_another(error) or is_too_late(self._clock.now()):
                     if len(errors) == 1:
                         raise
                     raise _combine(errors) from error
@@ -109,10 +109,6 @@ class Fallback(Model):
                 self.given[place] += 1
                 return place, result, _attempts(errors)
         raise AssertionError("there is at least one model")
-
-    def _is_too_late(self) -> bool:
-        asking = current_asking()
-        return asking is not None and asking.deadline is not None and self._clock.now() >= asking.deadline
 
     def __repr__(self) -> str:
         names = ", ".join(f"{model.name} {given}" for model, given in zip(self.models, self.given, strict=True))

@@ -16,8 +16,9 @@ T = TypeVar("T")
 class Gate(Wrapper):
     """Remembers the first fatal failure (a wrong key, a spent quota, an unknown model), and lets nobody ask after it.
 
-    Who comes later gets the same failure with `attempts` 0. An unknown model that the request itself has named is no
-    such failure: the next request may name another. `error` is the failure, None while there was none.
+    Who comes later is refused with the same words: a cell that goes on asking is stopped at the third. An unknown
+    model that the request itself has named is no such failure: the next request may name another. `error` is the
+    failure, None while there was none.
     """
 
     def __init__(self) -> None:
@@ -35,7 +36,7 @@ class Gate(Wrapper):
             raise
 
     def _repeat(self, error: ModelError) -> ModelError:
-        return ModelError(str(error), provider=error.provider, status=error.status, attempts=0, kind=error.kind)
+        return ModelError(str(error), provider=error.provider, status=error.status, attempts=0, kind="refused")
 
     def __repr__(self) -> str:
         return f"<Gate {'open' if self.error is None else f'shut: {self.error}'}>"

@@ -8,6 +8,7 @@ from typing import Literal, ParamSpec, TypeVar
 
 from rlm.core.describe import error_text
 from rlm.errors import ModelError
+from rlm.models.asking import is_too_late
 from rlm.models.breaker import Breaker
 from rlm.models.clock import SYSTEM_CLOCK, Clock
 from rlm.models.faults import is_outage, is_rate_limit
@@ -46,12 +47,16 @@ class Health(Wrapper):
         self._lock = threading.RLock()  # reentrant: a finalizer may end a call while it is held
 
     async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call, and count what came of it. Cancelled calls are not counted."""
+        """Call, and count what came of it. Cancelled calls are not counted, unless their deadline has come."""
         started = self._clock.now()
         try:
             result = await function(*args, **kwargs)
         except Exception as error:
             self._note_failure(error)
+            raise
+        except BaseException:
+            if is_too_late(self._clock.now()):
+                self._note_failure(ModelError("no answer came before the deadline", kind="timeout"))
             raise
         now = self._clock.now()
         self.last_answer_seconds = now - started

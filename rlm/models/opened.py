@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from rlm.core.query import Completion, Request, Usage
+from rlm.core.query import Completion, Request
 from rlm.errors import UsageError
 from rlm.models.base import Around, Model
-from rlm.models.wrapper import WrappedModel
 
 if TYPE_CHECKING:
     from rlm.models.compose import Wrappers
     from rlm.models.providers.embeddings import Embeddings
 
 
-class OpenedModel(Model):
+class OpenedModel(Around):
     """What `rlm.open_model` gives: a model with all that stands around it.
 
     `retry`, `breaker`, `limiter` and `health` are those around it, None where there is none; their state can be read
@@ -50,22 +49,9 @@ class OpenedModel(Model):
         embed: Callable[..., Awaitable[Embeddings]] = self._verb("embed_batch", "has no embeddings")
         return await embed(texts, model=model, dimensions=dimensions)
 
-    def find_cost_usd(self, usage: Usage, model: str | None = None) -> float | None:
-        """What so many tokens cost; None where no price is known."""
-        return self.inner.find_cost_usd(usage, model)
-
-    async def aclose(self) -> None:
-        """Close what belongs to the running loop."""
-        await self.inner.aclose()
-
     def _verb(self, name: str, lack: str) -> Any:
         if not hasattr(to_provider(self.inner), name):  # what is around it may have the word all the same
             raise UsageError(f"the model {self.name} {lack}")
-        return getattr(self.inner, name)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name == "inner":
-            raise AttributeError(name)
         return getattr(self.inner, name)
 
     def __repr__(self) -> str:
@@ -79,6 +65,6 @@ def _check_request(request: object) -> None:
 
 def to_provider(model: Model) -> Model:
     """The model without anything of this package's around it."""
-    while isinstance(model, (OpenedModel, WrappedModel, Around)):
-        model = model._model if isinstance(model, Around) else model.inner
+    while isinstance(model, Around):
+        model = model.inner
     return model

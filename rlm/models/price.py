@@ -105,21 +105,21 @@ class PricedModel(Around):
 
     async def complete(self, request: Request) -> Completion:
         """The model's answer with its price."""
-        return self._priced(request, await self._model.complete(request))
+        return self._priced(request, await self.inner.complete(request))
 
     async def stream(self, request: Request, on_text: Callable[[str], Any]) -> Completion:
         """The model's streamed answer with its price."""
-        stream = self._model.stream  # type: ignore[attr-defined]
+        stream = self.inner.stream  # type: ignore[attr-defined]
         return self._priced(request, await stream(request, on_text))
 
     def find_cost_usd(self, usage: Usage, model: str | None = None) -> float | None:
         """By the price list of today; None where the model's server and name are not on it."""
-        name = (model or self.name).removeprefix(f"{getattr(self._model, 'provider', '')}/")
+        name = (model or self.name).removeprefix(f"{getattr(self.inner, 'provider', '')}/")
         return find_cost_usd(self._url, name, usage) if self._url else None
 
     async def embed_batch(self, texts: list[str], **how: Any) -> Embeddings:
         """The model's vectors with their price."""
-        found: Embeddings = await self._model.embed_batch(texts, **how)  # type: ignore[attr-defined]
+        found: Embeddings = await self.inner.embed_batch(texts, **how)  # type: ignore[attr-defined]
         return replace(found, cost_usd=find_cost_usd(self._url, found.model or self.name, found.usage))
 
     def _priced(self, request: Request, completion: Completion) -> Completion:
@@ -129,4 +129,4 @@ class PricedModel(Around):
         return completion if cost is None else replace(completion, cost_usd=cost)
 
     def __repr__(self) -> str:
-        return f"PricedModel({self._model!r})"
+        return f"PricedModel({self.inner!r})"

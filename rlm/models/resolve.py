@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from typing import Any
@@ -25,6 +25,7 @@ from rlm.models.retry import Retry
 from rlm.models.schema import Schema
 
 _EXAMPLE = '"openai/gpt-5-mini"'
+_SECONDS = ("connect_seconds", "read_seconds", "write_seconds", "pool_seconds", "keepalive_seconds")
 _AT_ONCE, _UNBOUNDED_CONNECTIONS = 256, 4096  # the first is the default of max_concurrency and max_connections
 _SCHEMA = Schema()
 CacheLike = Cache | str | os.PathLike[str]
@@ -153,6 +154,7 @@ async def open_model(  # noqa: PLR0913 -- a public door; every parameter but the
     breaker: Breaker | bool = True,
     limiter: Limiter | None = None,
     cache: CacheLike | None = None,
+    **seconds: float,
 ) -> AsyncIterator[OpenedModel]:
     """A context manager that gives the model and closes it at the end; a `Model` object is left open.
 
@@ -164,22 +166,30 @@ async def open_model(  # noqa: PLR0913 -- a public door; every parameter but the
         stands only what is given as an object.
     limiter: else, around a name, one of as many at once as there are connections.
     cache: a `Cache`, or the path of one, which is closed at the end.
+    seconds: with a name only, `connect_seconds` (10), `read_seconds` (300: for one wait for data), `write_seconds`
+        (10), `pool_seconds` (10: for a free connection), `keepalive_seconds` (30: of a connection without a request).
     What stands around what is written in `rlm/models/compose.py`. Raises `UsageError`.
     """
     _check_count("max_connections", max_connections)
     _check_limiter(limiter)
+    _check_seconds(seconds)
     most = max_connections if limiter is None else max(max_connections, connections_for(limiter))
     if isinstance(model, str):
         made = _from_name(
-            model, base_url=base_url, api_key=api_key, max_connections=most, verify=verify, transport=transport
+            model,
+            base_url=base_url,
+            api_key=api_key,
+            max_connections=most,
+            verify=verify,
+            transport=transport,
+            **seconds,
         )
         owned = True
         wrappers = make_wrappers(limiter or Limiter(max_connections), retry=retry, breaker=breaker)
     else:
-        if api_key is not None or verify is not None or transport is not None:
-            raise UsageError(
-                f"api_key=, verify= and transport= go with a model's name such as {_EXAMPLE}, not with {model!r:.80}"
-            )
+        if api_key is not None or verify is not None or transport is not None or seconds:
+            words = "api_key=, verify=, transport= and the seconds of connections"
+            raise UsageError(f"{words} go with a model's name such as {_EXAMPLE}, not with {model!r:.80}")
         made, owned = resolve_model(model, base_url=base_url, max_connections=most)
         wrappers = Wrappers(
             _choose("retry", retry, Retry, by_default=False),
@@ -204,6 +214,13 @@ def _choose(what: str, given: Any, kind: type[Any], *, by_default: bool = True) 
     if not isinstance(given, bool):
         raise UsageError(f"{what}={given!r:.80}: give a rlm.{kind.__name__}(...), True or False")
     return kind() if given and by_default else None
+
+
+def _check_seconds(given: Mapping[str, float]) -> None:
+    for name in given:
+        if name not in _SECONDS:
+            known = ", ".join(_SECONDS)
+            raise UsageError(f"open_model() has no option {name!r}; the seconds of connections are {known}")
 
 
 def _check_limiter(limiter: object) -> None:

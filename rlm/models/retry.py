@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar, cast
 
+from rlm.core.checks import is_number
 from rlm.core.query import Completion
 from rlm.errors import ModelError, UsageError
 from rlm.models.asking import current_asking
@@ -31,8 +32,10 @@ class RetryBudget:
     """
 
     def __init__(self, share: float = 0.1, minimum: int = 100, window_seconds: float = 60.0) -> None:
-        if not share >= 0 or minimum < 0 or not window_seconds > 0:
-            raise UsageError(f"RetryBudget({share!r}, {minimum!r}, {window_seconds!r}): none may be negative")
+        if not all(map(is_number, (share, minimum, window_seconds))) or not (
+            share >= 0 and minimum >= 0 and window_seconds > 0
+        ):
+            raise UsageError(f"RetryBudget({share!r}, {minimum!r}, {window_seconds!r}): give numbers, none negative")
         self.share, self.minimum, self.window_seconds = share, minimum, window_seconds
         self._counts = RollingCounts(2, window_seconds)
         self._lock = threading.RLock()  # reentrant: a finalizer may call while it is held
@@ -91,8 +94,10 @@ class Retry(Wrapper):
     ) -> None:
         if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
             raise UsageError(f"attempts={attempts!r}: give a whole number of at least 1")
-        if not backoff_seconds >= 0:
+        if not is_number(backoff_seconds) or not backoff_seconds >= 0:
             raise UsageError(f"backoff_seconds={backoff_seconds!r}: give a number of at least 0")
+        if budget is not None and not isinstance(budget, RetryBudget):
+            raise UsageError(f"budget={budget!r:.80}: give a rlm.RetryBudget(...)")
         self.attempts, self.backoff_seconds = attempts, backoff_seconds
         self.budget = budget or RetryBudget()
         self.calls = self.retries = self.given_up = 0

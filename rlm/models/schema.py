@@ -47,16 +47,16 @@ class SchemaModel(Around):
 
     def complete(self, request: Request) -> Coroutine[Any, Any, Completion]:
         """Ask, and once more where the answer does not fit."""
-        return self._model.complete(request) if request.options.schema is None else self._complete(request)
+        return self.inner.complete(request) if request.options.schema is None else self._complete(request)
 
     async def _complete(self, request: Request) -> Completion:
         _check(request.options.schema)
-        return await self._read(request, await self._model.complete(request))
+        return await self._read(request, await self.inner.complete(request))
 
     async def stream(self, request: Request, on_text: Callable[[str], Any]) -> Completion:
         """Ask as the model's own `stream`; what is asked again is not streamed."""
         _check(request.options.schema)
-        stream = self._model.stream  # type: ignore[attr-defined]
+        stream = self.inner.stream  # type: ignore[attr-defined]
         return await self._read(request, await stream(request, on_text))
 
     async def _read(self, request: Request, completion: Completion) -> Completion:
@@ -68,7 +68,7 @@ class SchemaModel(Around):
         except Mismatch as mismatch:
             problems = str(mismatch)
         try:
-            repaired = await self._model.complete(_to_repair(request, completion.text, problems))
+            repaired = await self.inner.complete(_to_repair(request, completion.text, problems))
         except ModelError as error:
             error.attempts += completion.attempts
             raise
@@ -91,7 +91,7 @@ class SchemaModel(Around):
             raise ModelError(told, provider=self.name, attempts=completion.attempts, kind="bad_request") from error
 
     def __repr__(self) -> str:
-        return f"SchemaModel({self._model!r})"
+        return f"SchemaModel({self.inner!r})"
 
 
 def _check(schema: Any) -> None:

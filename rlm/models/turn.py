@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rlm.errors import ModelError
@@ -67,22 +69,34 @@ class Turn(Slot):
             self.release()
 
     async def _queue(self) -> None:
-        started = self._limiter.clock.now()
-        try:
+        with self._queued():
             await self.acquire()
-        finally:
-            self._note_queued(started)
 
     async def _pace(self) -> None:
         """Wait until the minute's allowance has room; one at a time, so that nobody overtakes."""
-        limiter, started = self._limiter, self._limiter.clock.now()
-        try:
+        limiter = self._limiter
+        with self._queued():
             async with limiter.turnstile:
                 while (seconds := limiter.take(self)) > 0:
                     self._check_deadline(seconds)
                     await limiter.clock.sleep(min(max(seconds, _SHORTEST_SLEEP_SECONDS), _LONGEST_SLEEP_SECONDS))
+
+    @contextmanager
+    def _queued(self) -> Iterator[None]:
+        """Around waiting: says so to the query, and how long it was."""
+        asking, started = current_asking(), self._limiter.clock.now()
+        if asking is not None:
+            asking.is_queued = True
+        try:
+            yield
+            if asking is not None:
+                asking.is_queued = False
         finally:
-            self._note_queued(started)
+            seconds = self._limiter.clock.now() - started
+            self.queued_seconds += seconds
+            self._limiter.note_queued(seconds)
+            if asking is not None:
+                asking.queued_seconds += seconds
 
     def _check_deadline(self, seconds: float) -> None:
         asking = current_asking()
@@ -96,11 +110,3 @@ class Turn(Slot):
                 attempts=0,
                 retry_after=seconds,
             )
-
-    def _note_queued(self, started: float) -> None:
-        seconds = self._limiter.clock.now() - started
-        self.queued_seconds += seconds
-        self._limiter.note_queued(seconds)
-        asking = current_asking()
-        if asking is not None:
-            asking.queued_seconds += seconds

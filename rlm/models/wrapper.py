@@ -8,9 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, overload
 
-from rlm.core.query import Completion, Request, Usage
+from rlm.core.query import Completion, Request
 from rlm.errors import UsageError
-from rlm.models.base import Model
+from rlm.models.base import Around, Model
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,25 +42,18 @@ class Wrapper(ABC):
         return functools.update_wrapper(wrapped, target)
 
 
-class WrappedModel(Model):
+class WrappedModel(Around):
     """A model with a wrapper around it. What else the model has is reached through it; its async verbs are wrapped."""
 
     def __init__(self, wrapper: Wrapper, inner: Model) -> None:
-        self.name, self.wrapper, self.inner = inner.name, wrapper, inner
+        super().__init__(inner)
+        self.wrapper = wrapper
         self._call, self._complete = wrapper.call, inner.complete
 
     def complete(self, request: Request) -> Coroutine[Any, Any, Completion]:
         """The model's answer, through the wrapper."""
         # No coroutine of its own: with a thousand queries under way the garbage collector walks through all of them.
         return self._call(self._complete, request)
-
-    def find_cost_usd(self, usage: Usage, model: str | None = None) -> float | None:
-        """As the model says."""
-        return self.inner.find_cost_usd(usage, model)
-
-    async def aclose(self) -> None:
-        """Close the model."""
-        await self.inner.aclose()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name in ("inner", "wrapper"):

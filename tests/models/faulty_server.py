@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 
 PIECES = (b"first ", b"second ", b"third")
+_PIECE = bytes(1 << 16)
 
 
 @dataclass
@@ -135,6 +136,19 @@ class FaultyServer:
             writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
             await writer.drain()
         writer.write(b"0\r\n\r\n")
+        return True
+
+    async def _endless(self, reader: Any, writer: Any, body: bytes) -> bool:
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        try:
+            while True:
+                writer.write(b"%x\r\n%s\r\n" % (len(_PIECE), _PIECE))
+                await writer.drain()
+        finally:
+            self.went_away += 1
+
+    async def _odd_header(self, reader: Any, writer: Any, body: bytes) -> bool:
+        writer.write(b"HTTP/1.1 200 OK\r\nx-odd: \xff\xfe\r\ncontent-length: 2\r\n\r\nok")
         return True
 
     async def _drip(self, reader: Any, writer: Any, body: bytes) -> bool:

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from rlm.core.query import Request
 from rlm.errors import ModelError, UsageError
+from rlm.models.asking import Asking
 from rlm.models.breaker import Breaker
+from rlm.models.health import Health
 from rlm.models.scripted import ScriptedModel
 from rlm.testing import ManualClock
 
@@ -388,3 +390,33 @@ def test_it_wraps_models_and_runs_under_trio() -> None:
 def test_settings_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         Breaker(**options)
+
+
+def test_calls_that_their_deadline_ends_open_it_and_calls_that_somebody_else_ends_do_not() -> None:
+    async def main() -> None:
+        clock = ManualClock()
+        for is_late in (True, False):
+            breaker = Breaker(failures=3, clock=clock)
+            health = Health(breaker, clock=clock)
+            for _ in range(3):
+                hanging = asyncio.Event()
+
+                async def hang(hanging: asyncio.Event = hanging) -> None:
+                    hanging.set()
+                    await asyncio.Event().wait()
+
+                async def ask(hang: Any = hang, breaker: Breaker = breaker, health: Health = health) -> None:
+                    with Asking(deadline=clock.now() + 1):
+                        await breaker.call(health.call, hang)
+
+                task = asyncio.ensure_future(ask())
+                await hanging.wait()
+                await clock.advance(1.0 if is_late else 0.5)
+                task.cancel()
+                await asyncio.wait([task])
+            assert breaker.state == ("open" if is_late else "closed")
+            assert health.failed == (3 if is_late else 0)
+            if is_late:
+                assert "no answer came before the deadline" in breaker.last_error
+
+    asyncio.run(main())

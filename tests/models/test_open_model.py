@@ -26,6 +26,7 @@ from rlm import (
 )
 from rlm.models.opened import to_provider
 from rlm.models.resolve import compose_model, open_model, resolve_model
+from rlm.models.transports.base import Timeouts
 
 HI = Request("hi")
 DOWN = (503, {}, {"error": {"message": "down"}})
@@ -231,3 +232,21 @@ def test_a_client_of_a_vendor_is_told_how_to_become_a_model(vendor: str) -> None
     client = type("AsyncClient", (), {"__module__": f"{vendor}._client", "__call__": print})()
     with pytest.raises(UsageError, match=r"rlm\.from_client"):
         compose_model(client)
+
+
+def test_the_seconds_of_connections_can_all_be_set_and_others_are_refused_by_name() -> None:
+    given = {"connect_seconds": 1.0, "read_seconds": 2.0, "write_seconds": 3.0, "pool_seconds": 4.0}
+
+    async def main() -> None:
+        url = "http://127.0.0.1:9/v1"
+        async with open_model("openai/m", base_url=url, keepalive_seconds=5.0, **given) as model:
+            endpoint = to_provider(model)._endpoint  # type: ignore[attr-defined]
+            assert endpoint.timeouts == Timeouts(1.0, 2.0, 3.0, 4.0) and endpoint.keepalive_seconds == 5.0
+        with pytest.raises(UsageError, match=r"no option 'red_seconds'; .* connect_seconds, read_seconds"):
+            async with open_model("openai/m", base_url=url, red_seconds=5.0):
+                pass
+        with pytest.raises(UsageError, match="go with a model's name"):
+            async with open_model(str.upper, read_seconds=5.0):
+                pass
+
+    asyncio.run(main())

@@ -293,7 +293,8 @@ def test_openai_itself_needs_a_key_and_another_server_does_not(monkeypatch: pyte
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     assert OpenAIModel("m")._headers["authorization"] == f"Bearer {KEY}"
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1/")
-    assert repr(OpenAIModel("m")) == "OpenAIModel('m', base_url='http://127.0.0.1:9/v1')"
+    shown = repr(OpenAIModel("m", transport="httpx2"))
+    assert shown == "OpenAIModel('m', base_url='http://127.0.0.1:9/v1', transport='httpx2')"
     assert OpenAIModel("m", base_url="http://[::1]:8/v1")._endpoint.shown_as == "http://[::1]:8/v1"
 
 

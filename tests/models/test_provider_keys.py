@@ -37,7 +37,7 @@ def test_every_provider_is_found_by_its_name_and_reads_its_own_variables(
     model: Any = resolve_model(f"{provider}/m/of/it")[0]
     assert type(model).__name__ == entry.class_name
     assert (model.provider, model.name) == (provider, "m/of/it")
-    assert repr(model) == f"{entry.class_name}('m/of/it', base_url='http://127.0.0.1:9/x/')"
+    assert repr(model) == f"{entry.class_name}('m/of/it', base_url='http://127.0.0.1:9/x/', transport='aiohttp')"
     assert KEY in model._key.reveal()
     assert KEY not in repr(model) + str(model) + repr(vars(model)) + model.identity
 

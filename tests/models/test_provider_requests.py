@@ -11,6 +11,7 @@ from rlm.core.query import NO_OPTIONS, Completion, Options, Request, Usage
 from rlm.errors import ModelError, UsageError
 from rlm.models.answerer import Answerer
 from rlm.models.limiter import Limiter
+from rlm.models.opened import to_provider
 from rlm.models.providers.registry import PROVIDERS
 from rlm.models.resolve import open_model
 from rlm.models.scripted import ScriptedModel
@@ -21,7 +22,7 @@ NODE = {"type": "object", "properties": {"next": {"anyOf": [{"type": "null"}, {"
 
 def to_bare(model: Any) -> Any:
     """The provider itself, without the check of schemas."""
-    return model.inner._model
+    return to_provider(model)
 
 
 def ask(provider: str, request: Request, played: Any = None) -> tuple[Completion, Any]:

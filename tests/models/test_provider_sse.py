@@ -64,7 +64,7 @@ def test_an_event_without_data_is_none_and_its_name_is_forgotten() -> None:
     assert EventParser().feed(b"event: a\n\ndata: x\n\n") == [Event("message", "x")]
 
 
-@pytest.mark.parametrize("piece", [b"x" * 40, b"data: " + b"x" * 30 + b"\n"])
+@pytest.mark.parametrize("piece", [b"x" * 40, b"data: " + b"x" * 30 + b"\n", b"data\n" * 20])
 def test_an_endless_event_is_an_error_and_not_all_of_the_memory(monkeypatch: pytest.MonkeyPatch, piece: bytes) -> None:
     monkeypatch.setattr(sse, "_MOST_BYTES", 100)
     parser = EventParser()

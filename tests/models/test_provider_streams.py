@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from provider_fakes import KEY, STREAM, FakeTransport, chat, events, message
 
-from rlm.core.query import Completion, Request, Usage
+from rlm.core.query import Completion, Options, Request, Usage
 from rlm.errors import ModelError
 from rlm.models.resolve import open_model
+from rlm.models.transports import bodies
 
 
 def delta(text: str | None = None, reason: str | None = None, **more: Any) -> dict[str, Any]:
@@ -112,6 +113,8 @@ def test_a_malformed_line_is_an_error(provider: str) -> None:
         ("openai", {"error": {"message": "boom"}}, "provider", 200),
         ("openrouter", {"error": {"message": "slow down", "code": 429}, "choices": []}, "rate_limit", 429),
         ("openrouter", delta("", "error"), "provider", 200),
+        ("zhipu", delta("", "network_error"), "provider", 200),
+        ("openrouter", {"choices": [{"finish_reason": "error", "error": {"code": 429}}]}, "rate_limit", 429),
         ("moonshot", {"error": {"message": "x", "type": "engine_overloaded_error"}}, "overload", 200),
         (
             "anthropic",
@@ -150,6 +153,24 @@ def test_a_server_that_does_not_stream_is_told_in_one_piece(provider: str) -> No
     assert told == ["hello"]
 
 
+@both
+@pytest.mark.parametrize("headers", [STREAM, {"content-type": "Application/JSON"}])
+def test_a_stream_without_end_fails_at_a_bound(
+    provider: str, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "MOST_BYTES", 1 << 20)
+    told: list[str] = []
+    endless = [b": still here\n\n" + bytes(1 << 18)] * 5
+    error = failed(provider, (200, headers, [*PIECES[provider][:2], *endless]), told=told)
+    assert "more than 1 MiB" in str(error)
+
+
+@both
+def test_the_type_of_a_json_body_may_be_written_in_any_case(provider: str) -> None:
+    whole = message("hello") if provider == "anthropic" else chat("hello")
+    assert stream(provider, (200, {"content-type": "Application/JSON"}, whole))[0].text == "hello"
+
+
 def test_a_model_that_wants_the_newer_name_of_max_tokens_gets_it_in_a_stream_too() -> None:
     refusal = (400, {}, {"error": {"message": "use 'max_completion_tokens' instead"}})
     completion, transport = stream("openai", refusal, (200, STREAM, CHAT), max_tokens=5)
@@ -174,6 +195,12 @@ def test_an_async_callback_is_awaited_and_its_exception_ends_the_query() -> None
     with pytest.raises(KeyError):
         asyncio.run(main())
     assert heard == ["he", "llo ☃"]
+
+
+def test_what_a_stream_is_asked_besides_can_be_said_otherwise() -> None:
+    for extra, sent in (({}, {"include_usage": True}), ({"stream_options": None, "stream": False}, None)):
+        _, transport = stream("openai", (200, STREAM, CHAT), options=Options(extra=extra))
+        assert (transport.bodies[0]["stream_options"], transport.bodies[0]["stream"]) == (sent, True)
 
 
 def test_moonshots_usage_within_the_choice_is_counted() -> None:

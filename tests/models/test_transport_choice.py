@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import subprocess
 import sys
@@ -12,9 +13,12 @@ import anyio
 import httpx2
 import pytest
 from faulty_server import FaultyServer, open_faulty_server, until
+from provider_fakes import FakeTransport, chat
 from transport_ways import KEY, call
 
+from rlm.core.query import Request
 from rlm.errors import UsageError
+from rlm.models.providers.openai import OpenAIModel
 from rlm.models.transports.base import Endpoint, Timeouts, Transport, shown_url
 from rlm.models.transports.choose import choose_transport
 from rlm.models.transports.failures import broken_off
@@ -94,6 +98,32 @@ def test_a_cancelled_request_goes_on_in_pyreqwest_which_is_why_nobody_gets_it_un
     assert choose_transport().name != "pyreqwest"
 
 
+def test_what_becomes_of_a_cancelled_request_of_pyreqwest_is_nobodys_complaint() -> None:
+    ask = pytest.importorskip("rlm.models.transports.pyreqwest")._ask
+    complaints: list[object] = []
+
+    async def fails_late() -> None:  # as a request does whose client is closed meanwhile
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ValueError("the client was closed") from None
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context["message"]))
+        task = asyncio.create_task(ask(fails_late()))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait((task,))
+        assert task.cancelled()
+        del task
+        await asyncio.sleep(0)
+        gc.collect()
+
+    asyncio.run(main())
+    assert complaints == []
+
+
 def test_a_callers_client_keeps_its_headers_and_its_timeouts_and_stays_open() -> None:
     with open_faulty_server() as server:
 
@@ -126,6 +156,27 @@ def test_a_callers_client_on_a_second_loop_is_refused_and_not_broken() -> None:
                 other.run(use())
             runner.run(use())
             runner.run(client.aclose())
+
+
+def test_verify_beside_a_callers_client_is_refused_for_the_client_has_its_own() -> None:
+    async def main() -> None:
+        async with httpx2.AsyncClient(trust_env=False) as client:
+            with pytest.raises(UsageError, match="verify= is not for a client of your own"):
+                await choose_transport(client).post(call(Endpoint("https://127.0.0.1:1", verify="ca.pem"), "echo"))
+
+    asyncio.run(main())
+
+
+def test_a_model_passes_its_address_and_all_of_its_times_on() -> None:
+    played = FakeTransport(chat("hi"))
+    seconds = {"connect_seconds": 1, "read_seconds": 2, "write_seconds": 3, "pool_seconds": 4, "keepalive_seconds": 5}
+    url = "http://a.test/v1/?api-version=7"
+    model = OpenAIModel("m", base_url=url, api_key=KEY, max_connections=9, transport=played, **seconds)  # type: ignore[arg-type]
+    asyncio.run(model.complete(Request("hello")))
+    (made,) = played.calls
+    assert made.url == "http://a.test/v1/chat/completions?api-version=7"
+    assert made.endpoint.timeouts == Timeouts(connect=1, read=2, write=3, pool=4)
+    assert (made.endpoint.keepalive_seconds, made.endpoint.max_connections) == (5, 9)
 
 
 def test_our_requests_are_not_announced_in_the_applications_log_and_others_still_are(

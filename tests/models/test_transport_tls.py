@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import ssl
+import subprocess
 import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 from faulty_server import FaultyServer, open_faulty_server
-from transport_ways import KEY, WAYS, Way, call
+from transport_ways import KEY, WAYS, Way, call, way_fixture
 
 from rlm.errors import ModelError, UsageError
+from rlm.models.transports import httpx2
 from rlm.models.transports.base import Endpoint
 from rlm.models.transports.proxies import proxy_of
 from rlm.models.transports.tls import tls_context
@@ -20,11 +25,7 @@ OWN_WAYS = [way for way in WAYS if not way.is_callers]
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
-@pytest.fixture(params=OWN_WAYS, ids=str)
-def way(request: pytest.FixtureRequest) -> Way:
-    if request.param.transport in ("aiohttp", "pyreqwest", "httpx"):
-        pytest.importorskip(request.param.transport)
-    return request.param  # type: ignore[no-any-return]
+way = way_fixture(OWN_WAYS)
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +64,30 @@ async def _fails(way: Way, endpoint: Endpoint, path: str = "echo") -> ModelError
 def test_ssl_cert_file_is_honoured(way: Way, tls_server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", tls_server.ca_file)
     way.run(_echo, way, Endpoint(tls_server.base_url))
+
+
+def test_ssl_cert_dir_counts_too(
+    way: Way, tls_server: FaultyServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to name the file by its hash")
+    hashed = subprocess.check_output(["openssl", "x509", "-hash", "-noout", "-in", tls_server.ca_file], text=True)
+    (tmp_path / f"{hashed.strip()}.0").write_bytes(Path(tls_server.ca_file).read_bytes())
+    another = tmp_path / "another.pem"
+    trustme.CA().cert_pem.write_to_path(str(another))
+    monkeypatch.setenv("SSL_CERT_FILE", str(another))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    way.run(_echo, way, Endpoint(tls_server.base_url))
+
+
+def test_an_ssl_cert_file_without_certificates_is_said_at_once(
+    way: Way, tls_server: FaultyServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.pem").write_text("nothing")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "empty.pem"))
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)  # pyreqwest is content with one of both
+    with pytest.raises(UsageError, match="SSL_CERT_FILE"):
+        way.run(_echo, way, Endpoint(tls_server.base_url))
 
 
 def test_an_authority_that_nobody_trusts_is_of_kind_connect_and_says_what_to_set(
@@ -124,6 +149,38 @@ def test_the_proxy_is_the_one_the_variables_name(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert proxy_of(Endpoint(base_url)) == proxy
+
+
+@pytest.mark.parametrize(
+    "proxy", [f"ftp://u:{KEY}@127.0.0.1:1", f"http://[x:{KEY}", f"http://u:{KEY}@127.0.0.1:port", f"http://u:{KEY}@"]
+)
+def test_what_is_no_proxy_is_refused_by_its_variable_and_nothing_goes_without_it(
+    way: Way, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    with pytest.raises(UsageError, match="HTTP_PROXY or ALL_PROXY") as caught:
+        way.run(_echo, way, Endpoint("http://upstream.test/v1"))
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_proxy_that_is_spoken_to_by_tls_has_to_be_trusted(
+    way: Way, tls_server: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", tls_server.base_url.removesuffix("/v1"))
+    tls_server.seen.clear()
+    error = way.run(_fails, way, Endpoint("http://upstream.test/v1"))
+    assert (error.kind, tls_server.seen) == ("connect", [])
+    monkeypatch.setenv("SSL_CERT_FILE", tls_server.ca_file)
+    way.run(_echo, way, Endpoint("http://upstream.test/v1"))
+    assert tls_server.seen[0].target == "http://upstream.test/v1/echo"
+
+
+def test_a_socks_proxy_needs_its_package_under_httpx2(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", f"socks5://u:{KEY}@127.0.0.1:1")
+    monkeypatch.setattr(httpx2, "find_spec", lambda name: None)
+    way = Way("httpx2", "asyncio")
+    with pytest.raises(UsageError, match="pip install socksio"):
+        way.run(_echo, way, Endpoint("http://upstream.test/v1"))
 
 
 def test_a_socks_proxy_is_refused_with_the_transport_that_speaks_it(monkeypatch: pytest.MonkeyPatch) -> None:

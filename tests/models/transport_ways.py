@@ -33,6 +33,11 @@ class Way:
     def cancels(self) -> bool:
         return self.transport != "pyreqwest"
 
+    @property
+    def sends_utf8(self) -> bool:
+        """Whether the library sends a header that is not ASCII, which httpx and httpx2 refuse."""
+        return self.transport in ("aiohttp", "pyreqwest") or (self.transport == "default" and self.loop != "trio")
+
     def run(self, main: Callable[..., Any], *args: Any) -> Any:
         if self.loop == "trio":
             return anyio.run(main, *args, backend="trio")
@@ -76,3 +81,29 @@ def call(endpoint: Endpoint | str, path: str, body: bytes = b"{}", **headers: st
     if isinstance(endpoint, str):
         endpoint = Endpoint(endpoint)
     return Call(f"{endpoint.base_url}/{path}", {**HEADERS, **headers}, body, endpoint)
+
+
+def way_fixture(ways: list[Way]) -> Any:
+    """A fixture over ways; those whose library is not installed are skipped."""
+
+    @pytest.fixture(params=ways, ids=str)
+    def way(request: pytest.FixtureRequest) -> Way:
+        if request.param.transport in ("aiohttp", "pyreqwest", "httpx"):
+            pytest.importorskip(request.param.transport)
+        return request.param  # type: ignore[no-any-return]
+
+    return way
+
+
+async def all_at_once(transport: Transport, endpoint: Endpoint, count: int) -> None:
+    """Make calls that are answered only when all of them are at the server."""
+    replies: list[bytes] = []
+
+    async def one() -> None:
+        replies.append((await transport.post(call(endpoint, "together", str(count).encode()))).content)
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            for _ in range(count):
+                group.start_soon(one)
+    assert replies == [str(count).encode()] * count

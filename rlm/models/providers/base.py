@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
 from rlm.core.query import Completion, Request
-from rlm.errors import ModelError, UsageError
+from rlm.errors import FATAL_KINDS, ModelError, UsageError
 from rlm.models.base import Model
 from rlm.models.providers.dialects import find_kind, find_retry_after
 from rlm.models.providers.keys import Key, Secret
@@ -18,6 +18,7 @@ from rlm.models.providers.registry import PROVIDERS
 from rlm.models.providers.sse import Event, EventParser
 from rlm.models.providers.words import codes_in, status_in, words_in
 from rlm.models.transports.base import Call, Endpoint, Reply, StreamedReply, Timeouts, Transport
+from rlm.models.transports.bodies import check_size, read_whole
 
 _SHOWN_CHARS = 300
 _DRAIN_SECONDS = 1.0
@@ -55,7 +56,8 @@ class HTTPModel(Model):
     base_url, api_key: else those of the environment (`registry.py` has the variables), else the provider's own
         server. The key may be a function, which is asked for each request. It appears in no repr and in no error.
     connect_seconds, read_seconds, write_seconds, pool_seconds: for one connection, one wait for data, one write,
-        and for a free connection. The whole query's deadline is its caller's.
+        and for a free connection. The whole query's deadline is its caller's. keepalive_seconds: how long a connection
+        without a request stays open.
     verify: file or directory of the authorities to trust, or an `ssl.SSLContext`; else the system's (SSL_CERT_FILE).
     transport: a `Transport`, or one's name; else the best that is installed.
 
@@ -79,11 +81,14 @@ class HTTPModel(Model):
         read_seconds: float = 300.0,
         write_seconds: float = 10.0,
         pool_seconds: float = 10.0,
+        keepalive_seconds: float = 30.0,
         transport: Transport | str | None = None,
     ) -> None:
         entry = PROVIDERS[self.provider]
         if not name or not isinstance(name, str):
             raise UsageError(f"{type(self).__name__}({name!r}): give the model's name, for example {entry.example!r}")
+        if base_url is not None and not isinstance(base_url, str):
+            raise UsageError(f"base_url={base_url!r:.80}: give the server's URL as a str")
         if base_url is not None and not base_url.strip():
             # not the default: the prompts and the key were meant for another server
             raise UsageError("base_url is empty: give the server's URL, or leave it out for the provider's own")
@@ -94,7 +99,10 @@ class HTTPModel(Model):
             verify=_check_verify(verify),
             max_connections=max_connections,
             timeouts=Timeouts(connect_seconds, read_seconds, write_seconds, pool_seconds),
+            keepalive_seconds=keepalive_seconds,
         )
+        before, mark, query = self._base_url.partition("?")
+        self._url, self._url_query = before.rstrip("/"), mark + query
         self._key = Key(api_key, entry)
         if not self._key.is_given and entry.needs_key and self._base_url == entry.base_url:
             raise UsageError(
@@ -125,7 +133,8 @@ class HTTPModel(Model):
         return self._endpoint.shown_as
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r}, base_url={self._endpoint.shown_as!r})"
+        where = f"base_url={self._endpoint.shown_as!r}, transport={self._transport.name!r}"
+        return f"{type(self).__name__}({self.name!r}, {where})"
 
     def _to_auth(self, key: Secret) -> dict[str, str]:
         """The headers that carry the key."""
@@ -138,7 +147,7 @@ class HTTPModel(Model):
         headers: Mapping[str, str] = self._headers
         if not self._key.is_fixed:
             headers = {**headers, **self._to_auth(self._key.reveal())}
-        return Call(f"{self._base_url}{path}", headers, _encode(body).encode(), self._endpoint)
+        return Call(f"{self._url}{path}{self._url_query}", headers, _encode(body).encode(), self._endpoint)
 
     async def _post(self, path: str, body: dict[str, Any]) -> Reply:
         try:
@@ -153,13 +162,14 @@ class HTTPModel(Model):
         Raises `ModelError` for a status that tells a failure, and where the stream breaks off before its end.
         """
         try:
-            async with self._transport.stream(self._call(path, body)) as reply:
+            call = self._call(path, body)
+            async with self._transport.stream(call) as reply:
                 # some proxies give an event stream another type, but none that of JSON
-                if not 200 <= reply.status < 300 or "json" in reply.headers.get("content-type", ""):
-                    content = b"".join([piece async for piece in reply.chunks])
+                if not 200 <= reply.status < 300 or "json" in reply.headers.get("content-type", "").lower():
+                    content = await read_whole(reply.chunks, call)
                     self._parse(reply.status, reply.headers, content)
                     return content
-                await _follow(reply, reader, on_text)
+                await _follow(reply, reader, on_text, call)
         except ModelError as error:
             error.provider = error.provider or self.provider
             if not reader.is_finished:
@@ -181,7 +191,8 @@ class HTTPModel(Model):
         """The JSON object of an event. Raises `ModelError`."""
         data = _loads(event.data.encode())
         if not isinstance(data, dict):
-            raise self.fail(f"the stream holds a line that is no JSON object: {event.data[:80]!r}")
+            shown = self._key.hide_in(event.data)[:80]
+            raise self.fail(f"the stream holds a line that is no JSON object: {shown!r}")
         return data
 
     def fail(
@@ -201,7 +212,7 @@ class HTTPModel(Model):
         if len(said) > _SHOWN_CHARS:
             said = f"{said[:_SHOWN_CHARS]}..."
         where = f"{self.provider}/{model or self.name} at {self._endpoint.shown_as}"
-        if kind in ("auth", "quota"):
+        if kind in FATAL_KINDS:
             where += f" ({self._key.explain()})"
         message = f"{where}: {f'HTTP {status}: ' if status != 200 else ''}{said}"
         return ModelError(message, provider=self.provider, status=status, kind=kind, retry_after=wait)
@@ -225,10 +236,12 @@ async def tell(on_text: OnText, text: str) -> None:
             await told
 
 
-async def _follow(reply: StreamedReply, reader: Reader, on_text: OnText) -> None:
-    parser = EventParser()
+async def _follow(reply: StreamedReply, reader: Reader, on_text: OnText, call: Call) -> None:
+    parser, size = EventParser(), 0
     pieces = aiter(reply.chunks)
     async for piece in pieces:
+        size += len(piece)
+        check_size(size, call)
         for event in parser.feed(piece):
             await tell(on_text, reader.take(event))
         if reader.is_over:

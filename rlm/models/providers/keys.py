@@ -41,7 +41,7 @@ class Key:
 
     def __init__(self, given: str | Callable[[], str] | None, provider: Provider) -> None:
         self._make = given if callable(given) else None
-        self._source, self._variable = "api_key=" if given else "", provider.key_variable
+        self._source, self._variable = "api_key=" if given else "", provider.find_key_variable()
         self._secret = Secret("") if callable(given) else check_key(given or provider.find_key())
         self._recent = deque([self._secret] if self._secret else [], _REMEMBERED)
 

@@ -30,6 +30,10 @@ class Provider:
         """The variable to set, as messages name it."""
         return self.key_variables[0]
 
+    def find_key_variable(self) -> str:
+        """The variable that holds the key now, else the one to set."""
+        return next((name for name in self.key_variables if _first((name,))), self.key_variable)
+
     def find_key(self) -> str:
         """The key in the environment, or an empty text."""
         return _first(self.key_variables)

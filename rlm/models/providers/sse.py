@@ -66,7 +66,7 @@ class EventParser:
         value = value.removeprefix(b" ")
         if field == b"data":
             self._data.append(value.decode("utf-8", "replace"))
-            self._held += len(value)
+            self._held += len(value) + 1  # empty ones count too
         elif field == b"event":
             self._name = value.decode("utf-8", "replace")
         return None

@@ -18,6 +18,7 @@ from yarl import URL
 from rlm.core.waiting import in_trio
 from rlm.errors import ModelError, UsageError
 from rlm.models.transports.base import Call, Endpoint, Reply, StreamedReply
+from rlm.models.transports.bodies import read_whole
 from rlm.models.transports.failures import broken_off, not_sendable, timed_out, unreachable
 from rlm.models.transports.loops import table_of_running_loop
 from rlm.models.transports.proxies import proxy_of
@@ -36,9 +37,10 @@ class _Session:
         self.slots = Slots(endpoint.max_connections)
         self._proxy = proxy_of(endpoint)
         timeouts = endpoint.timeouts
+        is_encrypted = endpoint.is_https or (self._proxy or "").startswith("https:")
         connector = aiohttp.TCPConnector(
             limit=0,  # the slots are the only queue
-            ssl=tls_context(endpoint.verify) if endpoint.is_https else False,
+            ssl=tls_context(endpoint.verify) if is_encrypted else False,
             keepalive_timeout=endpoint.keepalive_seconds,
             socket_factory=_socket_factory(max(timeouts.write, timeouts.connect)),
         )
@@ -52,6 +54,8 @@ class _Session:
         )
 
     async def send(self, call: Call) -> aiohttp.ClientResponse:
+        if self.http.closed:
+            raise aiohttp.ClientConnectionError("the model was closed while it waited for a connection")
         body: Any = call.body if len(call.body) <= _LARGE_BYTES else io.BytesIO(call.body)
         url, headers = URL(call.url, encoded=True), call.headers
         if url.raw_user is not None:  # a user in the URL wins, as with httpx2; aiohttp would refuse both
@@ -72,8 +76,11 @@ class AiohttpTransport:
         session = self._session(call.endpoint)
         await session.slots.take(call)
         try:
-            async with await session.send(call) as response:
-                content = await response.read()
+            response = await session.send(call)
+            try:
+                content = await read_whole(response.content.iter_any(), call)
+            finally:
+                response.close()  # one that was read to its end has given its connection back
         except _ERRORS as error:
             raise _explain(error, call) from None
         finally:
@@ -93,7 +100,7 @@ class AiohttpTransport:
                 async with aclosing(_chunks(response, call)) as chunks:
                     yield StreamedReply(response.status, _headers(response), chunks)
             finally:
-                response.close()  # one that was read to its end has given its connection back
+                response.close()
         finally:
             session.slots.give_back()
 

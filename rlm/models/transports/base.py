@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from rlm.errors import UsageError
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_LONGEST_SECONDS = 1e6  # the kernel counts milliseconds in 32 bits, and the libraries refuse an infinity
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Timeouts:
     """How long each step of a request may take, in seconds.
 
     connect: for one connection, TLS included. read: for one wait for data, not for a whole answer. write: for the
-    server to take data. pool: for a free connection. The whole query's deadline is its caller's.
+    server to take data. pool: for a free connection. The whole query's deadline is its caller's. At most 11 days;
+    an infinity is that.
     """
 
     connect: float = 10.0
@@ -29,9 +31,14 @@ class Timeouts:
     pool: float = 10.0
 
     def __post_init__(self) -> None:
-        for name, seconds in vars(self).items():
-            if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
-                raise UsageError(f"{name}_seconds={seconds!r}: give a number of seconds above 0")
+        for name, seconds in tuple(vars(self).items()):
+            object.__setattr__(self, name, _check_seconds(name, seconds))
+
+
+def _check_seconds(name: str, seconds: object) -> float:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
+        raise UsageError(f"{name}_seconds={seconds!r}: give a number of seconds above 0")
+    return min(seconds, _LONGEST_SECONDS)
 
 
 DEFAULT_TIMEOUTS = Timeouts()
@@ -43,7 +50,8 @@ class Endpoint:
 
     base_url: http or https. verify: file or directory of the authorities to trust, or an `ssl.SSLContext`; else the
     system's (SSL_CERT_FILE and SSL_CERT_DIR count). max_connections: on each event loop; no less than the requests
-    that may be made at once. shown_as: the URL for messages; else `base_url` without user, password and query.
+    that may be made at once. keepalive_seconds: how long a connection without a request stays open. shown_as: the URL
+    for messages; else `base_url` without user, password and query.
     """
 
     base_url: str = field(repr=False)
@@ -57,6 +65,7 @@ class Endpoint:
         count = self.max_connections
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise UsageError(f"max_connections={count!r}: give a whole number of at least 1")
+        object.__setattr__(self, "keepalive_seconds", _check_seconds("keepalive", self.keepalive_seconds))
         shown = shown_url(self.base_url)
         if not self.shown_as:
             object.__setattr__(self, "shown_as", shown)

@@ -32,7 +32,8 @@ class CallerTransport:
     """Sends calls through the caller's own client, with that client's headers, proxies and limits; never closes it.
 
     Its timeouts count where they were set; the library's own default, 5 s, would end most answers, so there the
-    endpoint's count. A client belongs to one event loop: a call on another raises `UsageError`.
+    endpoint's count. It has to have as many connections as requests may be made at once. A client belongs to one event
+    loop: a call on another raises `UsageError`, and so does `verify`.
     """
 
     def __init__(self, client: Any) -> None:
@@ -65,9 +66,12 @@ class CallerTransport:
                 "this HTTP client is bound to the event loop of its first request and cannot serve another: leave "
                 "transport= out, or make one model for each loop"
             )
+        if call.endpoint.verify is not None:
+            raise UsageError("verify= is not for a client of your own, which has its own: give it to the client")
         if self._client.is_closed:
             raise UsageError("this HTTP client has been closed: keep it open as long as the model is used")
-        request = self._client.build_request("POST", call.url, headers=dict(call.headers), content=call.body)
+        with self._api.explained(call):
+            request = self._client.build_request("POST", call.url, headers=dict(call.headers), content=call.body)
         request.url = self._api.quiet_url(str(request.url))
         if not self._has_timeouts:
             request.extensions["timeout"] = vars(call.endpoint.timeouts)

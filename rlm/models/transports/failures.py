@@ -21,8 +21,8 @@ def timed_out(call: Call, step: Literal["connect", "read", "write", "pool"]) -> 
         return ModelError(f"{where} did not accept a connection within {timeouts.connect:g} s", kind="connect")
     if step == "pool":
         message = (
-            f"all {call.endpoint.max_connections} connections to {where} were busy for {timeouts.pool:g} s: "
-            "raise max_connections of the model, or ask less at once"
+            f"no connection to {where} was free for {timeouts.pool:g} s: raise max_connections (of the model, or of "
+            "your own client), or ask less at once"
         )
     elif step == "write":
         message = f"{where} took no data for {timeouts.write:g} s"
@@ -46,7 +46,8 @@ def broken_off(call: Call, reason: str) -> ModelError:
 
 def not_sendable(call: Call, reason: str) -> UsageError:
     """The error for a request that the HTTP library refuses; `reason` names the refusal and quotes nothing."""
-    return UsageError(f"a request to {call.endpoint.shown_as} cannot be sent as it is ({reason}): look at its headers")
+    where = call.endpoint.shown_as
+    return UsageError(f"a request to {where} cannot be sent as it is ({reason}): look at its URL and headers")
 
 
 def _without_secrets(reason: str, call: Call) -> str:

@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import lru_cache
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
 import httpcore2  # noqa: F401 -- httpx2 puts it off to its first request, which runs on somebody's event loop
 import httpx2
 
+from rlm.errors import UsageError
 from rlm.models.transports.base import Call, Endpoint, Reply, StreamedReply
 from rlm.models.transports.httpx_api import httpx_api
 from rlm.models.transports.loops import table_of_running_loop
+from rlm.models.transports.proxies import proxy_of
 from rlm.models.transports.tls import no_tls_context, tls_context
 
 _CONNECTIONS_PER_CLIENT = 8  # httpx2 looks at every idle connection of a client for each request: 32 cost a tenth more
@@ -66,7 +69,16 @@ class _Clients:
             keepalive_expiry=endpoint.keepalive_seconds,
         )
         context = tls_context(endpoint.verify) if endpoint.is_https else no_tls_context()
-        return self._library.AsyncClient(verify=context, limits=limits, trust_env=endpoint.may_use_proxy)
+        return self._library.AsyncClient(verify=context, limits=limits, proxy=self._find_proxy(), trust_env=False)
+
+    def _find_proxy(self) -> Any:
+        url = proxy_of(self._endpoint, socks=True)
+        if url is None:
+            return None
+        if url.startswith("socks") and find_spec("socksio") is None:
+            raise UsageError("a SOCKS proxy needs one package more: pip install socksio")
+        context = tls_context(self._endpoint.verify) if url.startswith("https:") else None
+        return self._library.Proxy(url, ssl_context=context)
 
     async def aclose(self) -> None:
         clients, self._clients = self._clients, []
@@ -84,20 +96,20 @@ class Httpx2Transport:
     def __init__(self, library: ModuleType = httpx2) -> None:
         self._library = library
         self._api = httpx_api(library)
-        self._url = lru_cache(maxsize=64)(self._api.quiet_url)
+        self._quiet_url = lru_cache(maxsize=64)(self._api.quiet_url)
 
     @property
     def name(self) -> str:
         return self._library.__name__
 
     async def post(self, call: Call) -> Reply:
-        request = self._api.make_request(call, self._url(call.url))
+        request = self._request(call)
         with self._choose(call) as http:
             return await self._api.post(http, request, call)
 
     @asynccontextmanager
     async def stream(self, call: Call) -> AsyncIterator[StreamedReply]:
-        request = self._api.make_request(call, self._url(call.url))
+        request = self._request(call)
         with self._choose(call) as http:
             async with self._api.stream(http, request, call) as reply:
                 yield reply
@@ -105,6 +117,10 @@ class Httpx2Transport:
     async def aclose(self) -> None:
         for clients in table_of_running_loop().pop(self, {}).values():
             await clients.aclose()
+
+    def _request(self, call: Call) -> Any:
+        with self._api.explained(call):
+            return self._api.make_request(call, self._quiet_url(call.url))
 
     def _choose(self, call: Call) -> _Client:
         mine = table_of_running_loop().setdefault(self, {})

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
@@ -13,6 +13,7 @@ import anyio
 
 from rlm.errors import ModelError, UsageError
 from rlm.models.transports.base import Call, Reply, StreamedReply
+from rlm.models.transports.bodies import read_whole
 from rlm.models.transports.failures import broken_off, not_sendable, timed_out, unreachable
 
 _CLOSING_SECONDS = 5.0  # a bound for what should be instant: it is shielded from cancellation
@@ -24,6 +25,8 @@ class HttpxApi:
     def __init__(self, library: ModuleType) -> None:
         self._library: Any = library
         self.errors: tuple[type[Exception], ...] = (library.HTTPError, library.InvalidURL, OSError)
+        # besides: a text that is not ASCII, a host that cannot be one
+        self._errors_of_sending: tuple[type[Exception], ...] = (*self.errors, ValueError)
         self._quiet_url = type("QuietURL", (library.URL,), {"__doc__": "A URL whose requests are not announced."})
         # The library logs a line at INFO for every request, with its URL: ours would drown an application's log.
         logging.getLogger(library.__name__).addFilter(self._is_worth_logging)
@@ -45,19 +48,14 @@ class HttpxApi:
 
     async def post(self, client: Any, request: Any, call: Call) -> Reply:
         """Send, and read the whole response."""
-        try:
-            response = await client.send(request, follow_redirects=False)
-        except self.errors as error:
-            raise self.explain(error, call) from None
-        return Reply(response.status_code, dict(response.headers), response.content)
+        async with self.stream(client, request, call) as reply:
+            return Reply(reply.status, reply.headers, await read_whole(reply.chunks, call))
 
     @asynccontextmanager
     async def stream(self, client: Any, request: Any, call: Call) -> AsyncIterator[StreamedReply]:
         """Send, and give the response as it comes."""
-        try:
+        with self.explained(call):
             response = await client.send(request, stream=True, follow_redirects=False)
-        except self.errors as error:
-            raise self.explain(error, call) from None
         chunks = _Chunks(self, response, call)
         try:
             yield StreamedReply(response.status_code, dict(response.headers), chunks)
@@ -66,13 +64,22 @@ class HttpxApi:
                 await response.aclose()
                 await chunks.unwind()
 
+    @contextmanager
+    def explained(self, call: Call) -> Iterator[None]:
+        """A block that makes a request or sends it: the library's errors leave it as ours."""
+        try:
+            yield
+        except self._errors_of_sending as error:
+            raise self.explain(error, call) from None
+
     def explain(self, error: Exception, call: Call) -> ModelError | UsageError:
         """What to raise for one of `errors`."""
         library = self._library
         if isinstance(error, library.TimeoutException):
             steps = {"ConnectTimeout": "connect", "WriteTimeout": "write", "PoolTimeout": "pool"}
             return timed_out(call, steps.get(type(error).__name__, "read"))  # type: ignore[arg-type]
-        if isinstance(error, (library.LocalProtocolError, library.InvalidURL, library.UnsupportedProtocol)):
+        refused = (library.LocalProtocolError, library.InvalidURL, library.UnsupportedProtocol)
+        if isinstance(error, refused) or (isinstance(error, ValueError) and not isinstance(error, OSError)):
             return not_sendable(call, type(error).__name__)  # its own words may quote a header
         reason = _words(error)
         if isinstance(error, (library.ConnectError, library.ProxyError)):

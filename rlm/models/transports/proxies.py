@@ -1,4 +1,4 @@
-"""The proxy that the usual variables name, for libraries that would look them up for every request."""
+"""The proxy that the usual variables name, by one rule for every HTTP library."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from urllib.request import getproxies, proxy_bypass
 from rlm.errors import UsageError
 from rlm.models.transports.base import Endpoint
 
+_SOCKS = ("socks5", "socks5h")
 
-def proxy_of(endpoint: Endpoint) -> str | None:
+
+def proxy_of(endpoint: Endpoint, *, socks: bool = False) -> str | None:
     """The URL of the proxy for an endpoint, or None (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, in either case).
 
-    Raises `UsageError` for a SOCKS proxy.
+    socks: whether the HTTP library speaks to SOCKS proxies. Raises `UsageError`, not quoting it, for a proxy that
+    cannot be used: going without it might send a prompt where it must not go.
     """
     if not endpoint.may_use_proxy:
         return None
@@ -23,7 +26,22 @@ def proxy_of(endpoint: Endpoint) -> str | None:
         return None
     if "://" not in proxy:
         proxy = f"http://{proxy}"
-    scheme = urlsplit(proxy).scheme
-    if scheme not in ("http", "https"):
-        raise UsageError(f"a {scheme} proxy is not spoken here: pass transport='httpx2', or set NO_PROXY")
-    return proxy
+    scheme = _scheme_of(proxy)
+    if scheme in ("http", "https") or (socks and scheme in _SOCKS):
+        return proxy
+    variables = f"{parts.scheme.upper()}_PROXY or ALL_PROXY"
+    if scheme in _SOCKS:
+        raise UsageError(
+            f"{variables} names a {scheme} proxy, which aiohttp does not speak to: pass transport='httpx2' "
+            "(pip install socksio), or set NO_PROXY"
+        )
+    raise UsageError(f"{variables} names no usable proxy: write for example http://proxy.test:3128, or set NO_PROXY")
+
+
+def _scheme_of(proxy: str) -> str:
+    """The scheme, or an empty text for what is no URL."""
+    try:
+        parts = urlsplit(proxy)
+        return parts.scheme if parts.hostname and parts.port != 0 else ""
+    except ValueError:
+        return ""

@@ -16,14 +16,17 @@ from typing import Any, TypeVar
 import anyio
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import BuilderError, ConnectError, PyreqwestError, RequestTimeoutError
+from pyreqwest.proxy import ProxyBuilder
 from pyreqwest.request import RequestBuilder
 from pyreqwest.response import Response
 
 from rlm.core.waiting import in_trio
 from rlm.errors import ModelError, UsageError
 from rlm.models.transports.base import Call, Endpoint, Reply, StreamedReply
+from rlm.models.transports.bodies import read_whole
 from rlm.models.transports.failures import broken_off, not_sendable, timed_out, unreachable
 from rlm.models.transports.loops import table_of_running_loop
+from rlm.models.transports.proxies import proxy_of
 from rlm.models.transports.slots import Slots
 
 _T = TypeVar("_T")
@@ -31,7 +34,7 @@ _ERRORS = (PyreqwestError, OSError, ValueError)
 
 
 class _Pool:
-    """The client of one loop and endpoint. Its proxies and authorities are those of the usual variables."""
+    """The client of one loop and endpoint. Its authorities are those of the usual variables."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         if endpoint.verify is not None:
@@ -40,7 +43,11 @@ class _Pool:
                 "SSL_CERT_FILE, or pass transport='aiohttp' or 'httpx2'"
             )
         self.slots = Slots(endpoint.max_connections)
-        self.http: Client = _builder(endpoint).build()
+        try:
+            self.http: Client = _builder(endpoint).build()
+        except BuilderError as error:
+            reason = (_causes(error) or [error.message])[-1]
+            raise UsageError(f"transport='pyreqwest' cannot be used: {reason} (look at SSL_CERT_FILE)") from None
 
     def request(self, call: Call) -> RequestBuilder:
         return self.http.post(call.url).headers(call.headers).body_bytes(call.body)
@@ -50,6 +57,7 @@ def _builder(endpoint: Endpoint) -> ClientBuilder:
     timeouts = endpoint.timeouts
     builder = (
         ClientBuilder()
+        .no_proxy()  # its own reading of the variables goes without a proxy that it cannot use
         .follow_redirects(False)
         .referer(False)
         .connect_timeout(timedelta(seconds=timeouts.connect))
@@ -59,7 +67,8 @@ def _builder(endpoint: Endpoint) -> ClientBuilder:
     )
     for compression in (builder.gzip, builder.brotli, builder.zstd, builder.deflate):
         builder = compression(False)
-    return builder if endpoint.may_use_proxy else builder.no_proxy()
+    proxy = proxy_of(endpoint, socks=True)
+    return builder if proxy is None else builder.proxy(ProxyBuilder.all(proxy))
 
 
 class PyreqwestTransport:
@@ -72,31 +81,23 @@ class PyreqwestTransport:
     name = "pyreqwest"
 
     async def post(self, call: Call) -> Reply:
-        pool = self._pool(call.endpoint)
-        await pool.slots.take(call)
-        try:
-            response = await _ask(pool.request(call).build().send())
-            content = (await response.bytes()).to_bytes()
-        except _ERRORS as error:
-            raise _explain(error, call) from None
-        finally:
-            pool.slots.give_back()
-        return Reply(response.status, _headers(response), content)
+        async with self.stream(call) as reply:
+            return Reply(reply.status, reply.headers, await read_whole(reply.chunks, call))
 
     @asynccontextmanager
     async def stream(self, call: Call) -> AsyncIterator[StreamedReply]:
         pool = self._pool(call.endpoint)
         await pool.slots.take(call)
         try:
-            # without a limit of 0 the response would be held back until 64 KiB of it are there
-            request = pool.request(call).streamed_read_buffer_limit(0).build_streamed()
             try:
+                # without a limit of 0 the response would be held back until 64 KiB of it are there
+                request = pool.request(call).streamed_read_buffer_limit(0).build_streamed()
                 response = await _ask(request.__aenter__())
             except _ERRORS as error:
                 raise _explain(error, call) from None
             try:
                 async with aclosing(_chunks(response, call)) as chunks:
-                    yield StreamedReply(response.status, _headers(response), chunks)
+                    yield StreamedReply(response.status, _headers(response, call), chunks)
             finally:
                 with anyio.CancelScope(shield=True):
                     await request.__aexit__(None, None, None)
@@ -127,7 +128,13 @@ async def _ask(answer: Coroutine[Any, Any, _T]) -> _T:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         task.cancel()
+        task.add_done_callback(_forget)
         raise
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()  # else it is logged as never retrieved
 
 
 async def _chunks(response: Response, call: Call) -> AsyncGenerator[bytes, None]:
@@ -138,8 +145,11 @@ async def _chunks(response: Response, call: Call) -> AsyncGenerator[bytes, None]
         raise _explain(error, call) from None
 
 
-def _headers(response: Response) -> dict[str, str]:
-    return {name.lower(): value for name, value in response.headers.items()}
+def _headers(response: Response, call: Call) -> dict[str, str]:
+    try:
+        return {name.lower(): value for name, value in response.headers.items()}
+    except ValueError:
+        raise broken_off(call, "a header of its response is not text") from None
 
 
 def _explain(error: Exception, call: Call) -> ModelError | UsageError:

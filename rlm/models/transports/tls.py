@@ -32,12 +32,13 @@ def no_tls_context() -> ssl.SSLContext:
 @lru_cache(maxsize=16)
 def _build(path: str | None, cert_file: str | None, cert_dir: str | None) -> ssl.SSLContext:
     try:
-        if path is None:
-            import httpx2
+        if path is not None:
+            cert_file, cert_dir = (None, path) if os.path.isdir(path) else (path, None)
+        if cert_file or cert_dir:  # both, as OpenSSL has it: httpx2 would pass over the directory
+            return ssl.create_default_context(cafile=cert_file or None, capath=cert_dir or None)
+        import httpx2
 
-            return httpx2.create_ssl_context()
-        is_directory = os.path.isdir(path)
-        return ssl.create_default_context(cafile=None if is_directory else path, capath=path if is_directory else None)
+        return httpx2.create_ssl_context()
     except (OSError, ssl.SSLError) as error:
-        source = f"verify={path}" if path is not None else f"SSL_CERT_FILE={cert_file}"
+        source = f"verify={path}" if path is not None else f"SSL_CERT_FILE={cert_file or ''}"
         raise UsageError(f"{source} holds no usable certificates: {error}") from error
