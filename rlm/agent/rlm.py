@@ -104,6 +104,21 @@ class RLM:
             raise UsageError(f"base_url={base_url!r} goes with a model given by name; none is")
         _rehearse(self._setup, budget)
 
+    @property
+    def budget(self) -> Budget:
+        """What a run and all below it may use."""
+        return self._setup.budget or Budget()
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of a run's cells and queries."""
+        return self._setup.limits
+
+    @property
+    def isolation(self) -> Isolation | None:
+        """How cells are confined; None inline, or where a pool says it."""
+        return self._setup.isolation
+
     async def acompletion(self, query: str, context: Any = None) -> RunResult:
         """Answer `query` over `context` (a str, bytes, JSON type, or what the environment takes).
 

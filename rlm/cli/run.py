@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from rlm.cli.options import add_side_options, use_pure_async
-from rlm.errors import UsageError
+from rlm.errors import BudgetExceeded, UsageError
 
 if TYPE_CHECKING:
     from rlm.agent.rlm import RLM
@@ -26,8 +26,11 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--base-url", help="address of an OpenAI-compatible server")
     parser.add_argument("--max-turns", type=int, default=20, metavar="N", help="replies before a last request (20)")
     parser.add_argument("--max-depth", type=int, default=1, metavar="N", help="levels of child runs (1)")
-    parser.add_argument("--max-concurrency", type=int, default=256, metavar="N", help="queries at once (256)")
+    parser.add_argument("--concurrency", type=int, default=256, metavar="N", help="queries at once (256)")
     parser.add_argument("--timeout", type=float, metavar="S", help="seconds for the whole run (600)")
+    parser.add_argument("--max-usd", type=float, metavar="USD", help="money for the whole run, where prices are known")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="tokens in and out for the whole run")
+    parser.add_argument("--max-queries", type=int, metavar="N", help="queries of cells in the whole run")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the answer")
     add_side_options(parser)
 
@@ -43,8 +46,13 @@ def run(args: argparse.Namespace) -> int:
     progress, shown = open_progress(verbose=args.verbose)
     agent = _make_agent(args, progress)
     context = read_context(args.context)
-    with shown, MainLoop() as loop:
-        result = loop.run(agent.acompletion(args.query, context))
+    _tell_limits(agent, args)
+    try:
+        with shown, MainLoop() as loop:
+            result = loop.run(agent.acompletion(args.query, context))
+    except BudgetExceeded as over:
+        print(f"rlm: {over}", file=sys.stderr)
+        result = over.partial
     if args.json:
         print(json.dumps(_to_json(result), ensure_ascii=False, default=repr))
     else:
@@ -54,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _make_agent(args: argparse.Namespace, listener: Listener) -> RLM:
     from rlm.agent.rlm import RLM
+    from rlm.core.budget import Budget
     from rlm.core.limits import Limits
 
     return RLM(
@@ -66,9 +75,22 @@ def _make_agent(args: argparse.Namespace, listener: Listener) -> RLM:
         limits=Limits().override(run_seconds=args.timeout),
         max_turns=args.max_turns,
         max_depth=args.max_depth,
-        max_concurrency=args.max_concurrency,
+        max_concurrency=args.concurrency,
+        budget=Budget(usd=args.max_usd, tokens=args.max_tokens, queries=args.max_queries),
         listener=listener,
     )
+
+
+def _tell_limits(agent: RLM, args: argparse.Namespace) -> None:
+    """What holds for this run, on stderr, before anything is asked."""
+    from rlm.core.ledger import to_amount
+
+    parts = [f"{args.max_turns} turns", f"depth {args.max_depth}", f"{agent.limits.run_seconds:g} s"]
+    parts += [f"{args.concurrency:,} queries at once"]
+    parts += [to_amount(name, value) for name, value in agent.budget.given().items()]
+    if args.sandbox == "process":
+        parts.append(f"isolation {agent.isolation}")
+    print(f"limits: {', '.join(parts)}", file=sys.stderr)
 
 
 def _judge(result: RunResult) -> int:

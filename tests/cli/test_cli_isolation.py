@@ -54,7 +54,8 @@ def test_where_cells_cannot_be_confined_it_says_all_that_is_missing_and_the_repa
     args = run_arguments(chat, tmp_path, "FINAL(1)") if command == "run" else ["repl"]
     done = call_without(FILES, *args, stdin="print(1)\n", env={"OPENAI_API_KEY": "k"})
     assert (done.returncode, done.stdout) == (1, "") and "Traceback" not in done.stderr
-    first, files, *more, repair = done.stderr.splitlines()  # more: what an ordinary user can read of the host's
+    said = done.stderr.splitlines()[1 if command == "run" else 0 :]  # a run tells its limits first
+    first, files, *more, repair = said  # more: what an ordinary user can read of the host's
     assert first == "rlm: cells cannot be confined here; not enforced:"
     assert files.startswith("  files: ") and "Operation not permitted" in files
     assert all(line.startswith("  ") for line in more)

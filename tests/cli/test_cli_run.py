@@ -95,7 +95,7 @@ def test_verbose_shows_cells_and_their_output(chat: ChatServer, notes: Path) -> 
         ({"--max-turns": "0"}, "max_turns=0"),
         ({"--max-turns": "many"}, "--max-turns: invalid int value: 'many'"),
         ({"--max-depth": "-1"}, "max_depth=-1"),
-        ({"--max-concurrency": "0"}, "max_concurrency=0"),
+        ({"--concurrency": "0"}, "max_concurrency=0"),
         ({"--timeout": "0"}, "run_seconds=0"),
         ({"--timeout": "nan"}, "run_seconds=nan"),
         ({"--timeout": "soon"}, "--timeout: invalid float value"),
@@ -119,7 +119,7 @@ def test_bad_input_is_one_clear_line_and_status_2(
     args = [word for name, value in options.items() if value is not None for word in (name, value)]
     done = call("run", *[str(bad) if word == "BAD" else word for word in args])
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("rlm: ") and done.stderr.count("\n") == 1 and expected in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("rlm: ") and done.stderr.count("\n") == 1 and expected in done.stderr
     assert chat.bodies == []
 
 
@@ -129,18 +129,23 @@ def test_a_wrong_variable_is_one_clear_line_and_status_2(chat: ChatServer, notes
     assert done.stderr.startswith("rlm: RLM_USE_PURE_ASYNC='maybe'")
 
 
+# its limits are told first
 def test_a_failing_model_is_one_clear_line_and_status_1(chat: ChatServer, notes: Path) -> None:
     chat.status = 500
     done = call(*run_args(chat, notes))
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("rlm: ") and "the server says no" in done.stderr and done.stderr.count("\n") == 1
+    assert (
+        done.stderr.splitlines()[-1].startswith("rlm: ")
+        and "the server says no" in done.stderr
+        and done.stderr.count("\n") == 2
+    )
 
 
 def test_a_server_that_is_not_there_is_one_clear_line_and_status_1(chat: ChatServer, notes: Path) -> None:
     args = run_args(chat, notes)
     args[args.index(chat.url)] = "http://127.0.0.1:1/v1"
     done = call(*args)
-    assert done.returncode == 1 and done.stderr.startswith("rlm: ") and done.stderr.count("\n") == 1
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("rlm: ") and done.stderr.count("\n") == 2
 
 
 def test_verbose_adds_the_traceback_of_a_failure(chat: ChatServer, notes: Path) -> None:
@@ -185,3 +190,37 @@ def test_a_closed_pipe_at_the_end_is_no_traceback(chat: ChatServer, notes: Path)
         err = process.stderr.read()
         process.wait(30)
     assert process.returncode == 1 and "Traceback" not in err and "BrokenPipe" not in err
+
+
+def test_the_limits_in_force_are_told_first(chat: ChatServer, notes: Path) -> None:
+    chat.play = script("FINAL(1)")
+    done = call(*run_args(chat, notes, max_tokens="9000", max_queries="3", max_turns="4"))
+    first = done.stderr.splitlines()[0]
+    assert first == ("limits: 4 turns, depth 1, 600 s, 256 queries at once, 9,000 tokens, 3 queries, isolation full"), (
+        done.stderr
+    )
+
+
+def test_a_budget_that_is_used_up_brings_the_best_answer_and_says_so(chat: ChatServer, notes: Path) -> None:
+    chat.play = script("print(llm_batch_query(list('abc')))", "FINAL('the best')")
+    done = call(*run_args(chat, notes, max_queries="2"))
+    assert (done.returncode, done.stdout) == (0, "the best\n"), done.stderr
+    assert "stopped by budget" in done.stderr
+
+
+def test_without_room_for_a_last_request_the_last_words_are_printed_and_the_status_is_1(
+    chat: ChatServer, notes: Path
+) -> None:
+    chat.play = script("print(1)", "print(2)", "print(3)")
+    done = call(*run_args(chat, notes, max_tokens="2"))
+    assert done.returncode == 1 and "allowed no last request" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_limit_in_usd_on_a_server_of_unknown_price_is_one_line_before_the_first_query(
+    chat: ChatServer, notes: Path
+) -> None:
+    done = call(*run_args(chat, notes, max_usd="1.5"))
+    assert done.returncode == 2
+    assert "Budget(usd=1.5): the price of the model m is not known" in done.stderr.splitlines()[-1]
+    assert not chat.asked.is_set()
