@@ -2,7 +2,7 @@
 
 Over loopback HTTP, the server in a process of its own: a thousand queries of 50 ms at once, the client's CPU time for
 each of them (user and system time of its whole process), and one query after another where the server takes no time.
-`[fast]` is the transport of that extra (aiohttp), else it is httpx2. Every rival has a process of its own.
+`[fast]` is the transport of that extra (httptools), else it is httpx2. Every rival has a process of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Enter = Callable[[Contest, str], object]
 
 _AT_ONCE, _IN_TURN = 1000, 200
 _LATENCY = (0.05, 0.0, 0)
-_FAST, _PLAIN = "aiohttp", "httpx2"
+_FAST, _PLAIN = "httptools", "httpx2"
 _SLOW, _FEW_ROUNDS = ("httpx", "openai"), 2  # a round of a thousand at once takes plain httpx some ten seconds
 
 

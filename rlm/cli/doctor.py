@@ -15,7 +15,7 @@ from rlm import __version__
 from rlm.errors import UsageError
 
 _NEEDED = ("anyio", "httpx2", "greenlet")
-_OPTIONAL = ("aiohttp", "uvloop", "genai-prices", "rich", "trustme", "nest-asyncio", "trio")
+_OPTIONAL = ("httptools", "uvloop", "genai-prices", "rich", "trustme", "nest-asyncio", "trio")
 _TRY_SECONDS = 30.0
 
 

@@ -26,6 +26,7 @@ from rlm.models.schema import Schema
 
 _EXAMPLE = '"openai/gpt-5-mini"'
 _SECONDS = ("connect_seconds", "read_seconds", "write_seconds", "pool_seconds", "keepalive_seconds")
+_OPTIONS = ("api_key", "verify", "transport")
 _AT_ONCE, _UNBOUNDED_CONNECTIONS = 256, 4096  # the first is the default of max_concurrency and max_connections
 _SCHEMA = Schema()
 CacheLike = Cache | str | os.PathLike[str]
@@ -160,7 +161,7 @@ async def open_model(  # noqa: PLR0913 -- a public door; every parameter but the
 
     max_connections: on each event loop, of a name; of a plain function, threads. A `Model` object has its own.
     base_url, api_key, verify, transport: with a name only. `api_key` may be a function, which is asked for each
-        request. `transport` is a name (`"httpx2"`, `"aiohttp"`, `"pyreqwest"`, `"httpx"`), a caller's own client of
+        request. `transport` is a name (`"httpx2"`, `"httptools"`, `"pyreqwest"`, `"httpx"`), a caller's own client of
         httpx or httpx2, or a `Transport`.
     retry, breaker: around a name True stands for `Retry()` and `Breaker()`; False leaves one out. Around anything else
         stands only what is given as an object.
@@ -170,32 +171,10 @@ async def open_model(  # noqa: PLR0913 -- a public door; every parameter but the
         (10), `pool_seconds` (10: for a free connection), `keepalive_seconds` (30: of a connection without a request).
     What stands around what is written in `rlm/models/compose.py`. Raises `UsageError`.
     """
-    _check_count("max_connections", max_connections)
-    _check_limiter(limiter)
-    _check_seconds(seconds)
-    most = max_connections if limiter is None else max(max_connections, connections_for(limiter))
-    if isinstance(model, str):
-        made = _from_name(
-            model,
-            base_url=base_url,
-            api_key=api_key,
-            max_connections=most,
-            verify=verify,
-            transport=transport,
-            **seconds,
-        )
-        owned = True
-        wrappers = make_wrappers(limiter or Limiter(max_connections), retry=retry, breaker=breaker)
-    else:
-        if api_key is not None or verify is not None or transport is not None or seconds:
-            words = "api_key=, verify=, transport= and the seconds of connections"
-            raise UsageError(f"{words} go with a model's name such as {_EXAMPLE}, not with {model!r:.80}")
-        made, owned = resolve_model(model, base_url=base_url, max_connections=most)
-        wrappers = Wrappers(
-            _choose("retry", retry, Retry, by_default=False),
-            _choose("breaker", breaker, Breaker, by_default=False),
-            limiter,
-        )
+    made, owned, wrappers = _make(
+        model, retry, breaker, limiter, max_connections, base_url=base_url,
+        api_key=api_key, verify=verify, transport=transport, **seconds,
+    )  # fmt: skip
     opened = cache if cache is None or isinstance(cache, Cache) else Cache(cache)
     try:
         yield OpenedModel(compose((made, wrappers), schema=_SCHEMA, cache=opened), wrappers)
@@ -208,6 +187,25 @@ async def open_model(  # noqa: PLR0913 -- a public door; every parameter but the
                 opened.close()
 
 
+def _make(
+    model: Any, retry: Any, breaker: Any, limiter: Any, max_connections: int, *, base_url: str | None, **how: Any
+) -> tuple[Model, bool, Wrappers]:
+    """The model, whether it was made here, and what is to stand around it."""
+    _check_count("max_connections", max_connections)
+    _check_limiter(limiter)
+    _check_seconds(how)
+    most = max_connections if limiter is None else max(max_connections, connections_for(limiter))
+    if isinstance(model, str):
+        made = _from_name(model, base_url=base_url, max_connections=most, **how)
+        return made, True, make_wrappers(limiter or Limiter(max_connections), retry=retry, breaker=breaker)
+    if any(value is not None for value in how.values()):
+        words = "api_key=, verify=, transport= and the seconds of connections"
+        raise UsageError(f"{words} go with a model's name such as {_EXAMPLE}, not with {model!r:.80}")
+    made, owned = resolve_model(model, base_url=base_url, max_connections=most)
+    mine = _choose("retry", retry, Retry, by_default=False), _choose("breaker", breaker, Breaker, by_default=False)
+    return made, owned, Wrappers(*mine, limiter)
+
+
 def _choose(what: str, given: Any, kind: type[Any], *, by_default: bool = True) -> Any:
     if isinstance(given, kind):
         return given
@@ -218,7 +216,7 @@ def _choose(what: str, given: Any, kind: type[Any], *, by_default: bool = True) 
 
 def _check_seconds(given: Mapping[str, float]) -> None:
     for name in given:
-        if name not in _SECONDS:
+        if name not in _SECONDS and name not in _OPTIONS:
             known = ", ".join(_SECONDS)
             raise UsageError(f"open_model() has no option {name!r}; the seconds of connections are {known}")
 

@@ -36,7 +36,7 @@ def kept(outcome: Outcome) -> dict[str, bool]:
     return {check.promise: check.kept for check in judge(outcome)}
 
 
-@pytest.mark.parametrize("transport", ["httpx2", "aiohttp"])
+@pytest.mark.parametrize("transport", ["httpx2", "httptools"])
 def test_a_small_run_keeps_every_promise_but_is_too_short_to_speak_of_memory(transport: str) -> None:
     outcome = soak(600, 50, shares=WITHOUT_HANGING, transport=transport)
     found = kept(outcome)

@@ -34,6 +34,7 @@ class FaultyServer:
 
     base_url: str = ""
     ca_file: str = ""
+    tls_context: ssl.SSLContext | None = None
     seen: list[Seen] = field(default_factory=list)
     connections: int = 0
     open: int = 0
@@ -209,7 +210,7 @@ def open_faulty_server(*, tls: bool = False) -> Iterator[FaultyServer]:
     server, started, found = FaultyServer(), threading.Event(), []
 
     async def main(directory: str) -> None:
-        context = _tls(server, directory) if tls else None
+        context = server.tls_context = _tls(server, directory) if tls else None
         server._steps, stop = asyncio.Semaphore(0), asyncio.Event()
         listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=context, backlog=1024)
         server.base_url = f"http{'s' if tls else ''}://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1"

@@ -24,7 +24,7 @@ from rlm.models.providers.openai import OpenAIModel
 from rlm.models.retry import Retry
 
 both = pytest.mark.parametrize("provider", ["openai", "anthropic"])
-over_all = pytest.mark.parametrize("transport", ["httpx2", "aiohttp", "pyreqwest"])
+over_all = pytest.mark.parametrize("transport", ["httpx2", "httptools", "pyreqwest"])
 BACKOFF_SECONDS = 0.04
 
 
@@ -53,7 +53,7 @@ class FullWaits(SystemClock):
 class Road:
     """A provider with everything around it, as a user would have it but for the shorter waits."""
 
-    def __init__(self, provider: str, transport: str = "aiohttp", **options: Any) -> None:
+    def __init__(self, provider: str, transport: str = "httptools", **options: Any) -> None:
         self.limiter = Limiter(options.get("concurrency", 32))
         self.breaker = Breaker(options.get("failures", 50))
         self.health = Health(self.breaker)

@@ -339,7 +339,7 @@ def test_its_requests_are_not_announced_in_the_applications_log_and_others_still
         asyncio.run(main())
 
 
-@pytest.mark.parametrize("library", ["httpx2", "httpcore2", "aiohttp"])
+@pytest.mark.parametrize("library", ["httpx2", "httpcore2", "httptools"])
 def test_the_http_library_is_imported_when_a_model_is_made_and_not_before_nor_at_its_first_query(library: str) -> None:
     name = library.replace("httpcore2", "httpx2")
     program = (

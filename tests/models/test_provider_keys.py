@@ -37,7 +37,7 @@ def test_every_provider_is_found_by_its_name_and_reads_its_own_variables(
     model: Any = resolve_model(f"{provider}/m/of/it")[0]
     assert type(model).__name__ == entry.class_name
     assert (model.provider, model.name) == (provider, "m/of/it")
-    assert repr(model) == f"{entry.class_name}('m/of/it', base_url='http://127.0.0.1:9/x/', transport='aiohttp')"
+    assert repr(model) == f"{entry.class_name}('m/of/it', base_url='http://127.0.0.1:9/x/', transport='httptools')"
     assert KEY in model._key.reveal()
     assert KEY not in repr(model) + str(model) + repr(vars(model)) + model.identity
 
@@ -99,7 +99,7 @@ def test_a_secret_is_itself_where_it_is_sent_and_hidden_where_it_is_shown() -> N
     assert repr(secret) == repr([secret])[1:-1] == f"{secret!r}" == "[key]"
 
 
-@pytest.mark.parametrize("transport", ["httpx2", "aiohttp", "pyreqwest", FakeTransport()])
+@pytest.mark.parametrize("transport", ["httpx2", "httptools", "pyreqwest", FakeTransport()])
 def test_a_model_is_not_pickled_with_its_key_and_so_reaches_no_worker(transport: Any) -> None:
     model = OpenAIModel("m", api_key=KEY, transport=transport)
     for pack in (pickle.dumps, pack_value):
@@ -112,7 +112,7 @@ def test_a_model_is_not_pickled_with_its_key_and_so_reaches_no_worker(transport:
     assert copy.deepcopy(model._headers) == copy.copy(model._headers) == model._headers
 
 
-@pytest.mark.parametrize("transport", ["httpx2", "aiohttp", "pyreqwest", "httpx"])
+@pytest.mark.parametrize("transport", ["httpx2", "httptools", "pyreqwest", "httpx"])
 def test_no_log_of_any_library_has_the_key_not_even_in_full_detail(
     transport: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,7 +13,7 @@ from rlm.core.query import Completion, Options, Request
 from rlm.errors import ModelError
 from rlm.models.resolve import open_model
 
-TRANSPORTS = ["httpx2", "aiohttp", "pyreqwest"]
+TRANSPORTS = ["httpx2", "httptools", "pyreqwest"]
 over_all = pytest.mark.parametrize("transport", TRANSPORTS)
 both = pytest.mark.parametrize("provider", ["openai", "anthropic"])
 

@@ -24,10 +24,10 @@ from rlm.models.transports.choose import choose_transport
 from rlm.models.transports.failures import broken_off
 from rlm.models.transports.httpx2 import Httpx2Transport
 
-FAST = ("aiohttp", "pyreqwest")
+FAST = ("httptools", "pyreqwest")
 
 
-@pytest.mark.parametrize("name", ["httpx2", "aiohttp", "pyreqwest", "httpx"])
+@pytest.mark.parametrize("name", ["httpx2", "httptools", "pyreqwest", "httpx"])
 def test_a_name_chooses_that_library_and_the_transport_says_so(name: str) -> None:
     pytest.importorskip(name)
     transport = choose_transport(name)
@@ -37,30 +37,30 @@ def test_a_name_chooses_that_library_and_the_transport_says_so(name: str) -> Non
 
 
 def test_the_fast_library_is_chosen_on_asyncio_and_httpx2_under_trio() -> None:
-    pytest.importorskip("aiohttp")
+    pytest.importorskip("httptools")
     transport = choose_transport()
 
     async def name() -> tuple[str, str]:
         return transport.name, repr(transport)
 
-    assert anyio.run(name, backend="asyncio") == ("aiohttp", "<transport aiohttp>")
+    assert anyio.run(name, backend="asyncio") == ("httptools", "<transport httptools>")
     assert anyio.run(name, backend="trio") == ("httpx2", "<transport httpx2>")
 
 
 def test_without_the_fast_library_it_is_httpx2_and_its_name_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    monkeypatch.setitem(sys.modules, "httptools", None)
     assert choose_transport().name == "httpx2"
     with pytest.raises(UsageError, match=r"pip install 'rlm-repl\[fast\]'"):
-        choose_transport("aiohttp")
+        choose_transport("httptools")
 
 
 def test_a_transport_is_taken_as_it_is_and_anything_else_is_refused() -> None:
     mine = Httpx2Transport()
     assert choose_transport(mine) is mine
     for wrong in ("requests", 7, Httpx2Transport, httpx2.Client):
-        with pytest.raises(UsageError, match="give one of 'httpx2', 'aiohttp'"):
+        with pytest.raises(UsageError, match="give one of 'httpx2', 'httptools'"):
             choose_transport(wrong)
 
 
@@ -201,7 +201,7 @@ def test_our_requests_are_not_announced_in_the_applications_log_and_others_still
 def test_choosing_imports_the_library_and_importing_the_choice_does_not() -> None:
     program = (
         "import sys; from rlm.models.transports.choose import choose_transport; "
-        "print(*(name in sys.modules for name in ('httpx2', 'aiohttp', 'pyreqwest', 'httpx'))); "
+        "print(*(name in sys.modules for name in ('httpx2', 'httptools', 'pyreqwest', 'httpx'))); "
         "choose_transport('httpx2'); print('httpx2' in sys.modules, 'httpcore2' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)

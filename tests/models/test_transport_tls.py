@@ -183,12 +183,6 @@ def test_a_socks_proxy_needs_its_package_under_httpx2(monkeypatch: pytest.Monkey
         way.run(_echo, way, Endpoint("http://upstream.test/v1"))
 
 
-def test_a_socks_proxy_is_refused_with_the_transport_that_speaks_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ALL_PROXY", "socks5://p:1")
-    with pytest.raises(UsageError, match=r"socks5 proxy.*httpx2"):
-        proxy_of(Endpoint("http://a.test/v1"))
-
-
 def test_the_tls_context_is_built_once_per_process_and_for_each_authority() -> None:
     contexts: list[ssl.SSLContext] = []
     threads = [threading.Thread(target=lambda: contexts.append(tls_context(None))) for _ in range(4)]

@@ -36,7 +36,7 @@ class Way:
     @property
     def sends_utf8(self) -> bool:
         """Whether the library sends a header that is not ASCII, which httpx and httpx2 refuse."""
-        return self.transport in ("aiohttp", "pyreqwest") or (self.transport == "default" and self.loop != "trio")
+        return self.transport == "pyreqwest"
 
     def run(self, main: Callable[..., Any], *args: Any) -> Any:
         if self.loop == "trio":
@@ -65,7 +65,7 @@ WAYS = [
     Way(transport, loop)
     for transport, loops in {
         "httpx2": ("asyncio", "uvloop", "trio"),
-        "aiohttp": ("asyncio", "uvloop"),
+        "httptools": ("asyncio", "uvloop"),
         "pyreqwest": ("asyncio", "uvloop"),
         "httpx": ("asyncio",),  # under trio it leaves generators of its own behind when a write times out
         "client of httpx2": ("asyncio", "trio"),
@@ -88,7 +88,7 @@ def way_fixture(ways: list[Way]) -> Any:
 
     @pytest.fixture(params=ways, ids=str)
     def way(request: pytest.FixtureRequest) -> Way:
-        if request.param.transport in ("aiohttp", "pyreqwest", "httpx"):
+        if request.param.transport in ("httptools", "pyreqwest", "httpx"):
             pytest.importorskip(request.param.transport)
         return request.param  # type: ignore[no-any-return]
 

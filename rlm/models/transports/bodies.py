@@ -25,4 +25,9 @@ async def read_whole(chunks: AsyncIterator[bytes], call: Call) -> bytes:
 def check_size(size: int, call: Call) -> None:
     """Raise `ModelError` where a body has grown beyond 256 MiB."""
     if size > MOST_BYTES:
-        raise broken_off(call, f"its response has more than {MOST_BYTES >> 20} MiB")
+        raise broken_off(call, too_large())
+
+
+def too_large() -> str:
+    """What to say of it."""
+    return f"its response has more than {MOST_BYTES >> 20} MiB"

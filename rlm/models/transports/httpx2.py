@@ -72,7 +72,7 @@ class _Clients:
         return self._library.AsyncClient(verify=context, limits=limits, proxy=self._find_proxy(), trust_env=False)
 
     def _find_proxy(self) -> Any:
-        url = proxy_of(self._endpoint, socks=True)
+        url = proxy_of(self._endpoint)
         if url is None:
             return None
         if url.startswith("socks") and find_spec("socksio") is None:

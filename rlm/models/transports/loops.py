@@ -30,4 +30,7 @@ def table_of_running_loop() -> MutableMapping[Any, Any]:
             found = WeakKeyDictionary()
             _trio_table.set(found)
         return found  # type: ignore[no-any-return]
-    return vars(asyncio.get_running_loop()).setdefault(_ATTRIBUTE, WeakKeyDictionary())  # type: ignore[no-any-return]
+    attributes = vars(asyncio.get_running_loop())
+    if _ATTRIBUTE not in attributes:
+        attributes[_ATTRIBUTE] = WeakKeyDictionary()
+    return attributes[_ATTRIBUTE]  # type: ignore[no-any-return]

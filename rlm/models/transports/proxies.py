@@ -8,14 +8,14 @@ from urllib.request import getproxies, proxy_bypass
 from rlm.errors import UsageError
 from rlm.models.transports.base import Endpoint
 
-_SOCKS = ("socks5", "socks5h")
+_USABLE = ("http", "https", "socks5", "socks5h")
 
 
-def proxy_of(endpoint: Endpoint, *, socks: bool = False) -> str | None:
+def proxy_of(endpoint: Endpoint) -> str | None:
     """The URL of the proxy for an endpoint, or None (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, in either case).
 
-    socks: whether the HTTP library speaks to SOCKS proxies. Raises `UsageError`, not quoting it, for a proxy that
-    cannot be used: going without it might send a prompt where it must not go.
+    Raises `UsageError`, not quoting it, for a proxy that cannot be used: going without it might send a prompt where it
+    must not go.
     """
     if not endpoint.may_use_proxy:
         return None
@@ -26,15 +26,9 @@ def proxy_of(endpoint: Endpoint, *, socks: bool = False) -> str | None:
         return None
     if "://" not in proxy:
         proxy = f"http://{proxy}"
-    scheme = _scheme_of(proxy)
-    if scheme in ("http", "https") or (socks and scheme in _SOCKS):
+    if _scheme_of(proxy) in _USABLE:
         return proxy
     variables = f"{parts.scheme.upper()}_PROXY or ALL_PROXY"
-    if scheme in _SOCKS:
-        raise UsageError(
-            f"{variables} names a {scheme} proxy, which aiohttp does not speak to: pass transport='httpx2' "
-            "(pip install socksio), or set NO_PROXY"
-        )
     raise UsageError(f"{variables} names no usable proxy: write for example http://proxy.test:3128, or set NO_PROXY")
 
 

@@ -40,7 +40,7 @@ class _Pool:
         if endpoint.verify is not None:
             raise UsageError(
                 "verify= is not for transport='pyreqwest', which would trust the system's authorities besides: set "
-                "SSL_CERT_FILE, or pass transport='aiohttp' or 'httpx2'"
+                "SSL_CERT_FILE, or pass transport='httptools' or 'httpx2'"
             )
         self.slots = Slots(endpoint.max_connections)
         try:
@@ -67,7 +67,7 @@ def _builder(endpoint: Endpoint) -> ClientBuilder:
     )
     for compression in (builder.gzip, builder.brotli, builder.zstd, builder.deflate):
         builder = compression(False)
-    proxy = proxy_of(endpoint, socks=True)
+    proxy = proxy_of(endpoint)
     return builder if proxy is None else builder.proxy(ProxyBuilder.all(proxy))
 
 
