@@ -15,13 +15,14 @@ import importlib.util as u; \
 (u.find_spec("venv") and u.find_spec("ensurepip")) or sys.exit("this Python has no venv or no ensurepip (on Debian: apt install python3-venv), or take another: make PYTHON=...")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-hostile check bench soak clean anew
+.PHONY: help demo test test-hostile check bench eval soak clean anew
 
 help:
 	@sed -n '1,3s/^# \{0,1\}//p' Makefile
 	@echo '  make check   ruff and the type checker only'
 	@echo '  make test-hostile   the hostile cells as root and not, with namespaces and without (minutes; as root)'
 	@echo '  make bench   the benchmarks (minutes)'
+	@echo '  make eval    generated tasks of up to 10M tokens with an exact oracle, on both sides (two minutes)'
 	@echo '  make soak    100,000 queries to a server that fails at random (ten minutes at most)'
 	@echo '  make clean   removes what the others made'
 
@@ -65,6 +66,9 @@ test-hostile: $(STAMP)
 
 bench: $(STAMP)
 	$(RUN) pytest benchmarks -q --benchmark-enable --benchmark-only --benchmark-sort=name --benchmark-columns=median,min,max,iqr,rounds $(ARGS)
+
+eval: $(STAMP)
+	$(VENV)/bin/python tests/eval/eval_large.py $(ARGS)
 
 soak: $(STAMP)
 	$(RUN) benchmarks.soak $(ARGS)
