@@ -30,6 +30,9 @@ PATIENCE = 100
 
 getcurrent: Callable[[], Any] = greenlet.getcurrent
 
+_GROUP_EXIT = asyncio.TaskGroup.__aexit__.__code__
+_GROUPS_LOSE_COUNT = sys.version_info < (3, 13)
+
 # Cells that swallowed PATIENCE refusals. Dropping one would resume it (greenlet raises GreenletExit in it), and it
 # would swallow that too and spin: memory is given up for a host that lives.
 _parked: list[Any] = []
@@ -74,6 +77,7 @@ class Cell(greenlet.greenlet):  # type: ignore[misc]
     closed: the host closed the coroutine that carries this cell; nothing can be waited for any more.
     task, base: the host's asyncio task, and how many cancellations it had when the cell began.
     why: the arguments of the last CancelledError that the loop delivered. anyio knows its own by them.
+    thrown: what the cell's own coroutine is being told at this moment, None where nothing was thrown into it.
     """
 
     def __init__(self, loop: Any) -> None:
@@ -87,12 +91,23 @@ class Cell(greenlet.greenlet):  # type: ignore[misc]
         self.stepping = False
         self.closed = False
         self.why: tuple[Any, ...] | None = None
+        self.thrown: BaseException | None = None
         self.refusals = 0
         self.cleanup_ends: float | None = None
 
     def cancelled(self) -> bool:
         """Whether the host cancelled this cell, also if the cell swallowed it. False on trio, which repeats it."""
-        return self.task is not None and self.task.cancelling() > self.base
+        if self.task is None or self.task.cancelling() <= self.base:
+            return False
+        if self.thrown is not None and _is_of_group(self.thrown, self.task):
+            self.thrown = None
+            return self.task.uncancel() > self.base
+        return True
+
+    def tell_no_more(self) -> None:
+        """The cell's own coroutine has taken what was thrown into it."""
+        self.cancelled()
+        self.thrown = None
 
     def refuse_given_up(self, here: Any) -> NoReturn:
         """Refuse a call of a closed cell."""
@@ -159,6 +174,20 @@ class Cell(greenlet.greenlet):  # type: ignore[misc]
             raise asyncio.CancelledError(*(self.why or ())) from error
 
 
+def _is_of_group(error: BaseException, task: asyncio.Task[Any]) -> bool:
+    """Whether a TaskGroup has caught what it asked for itself when a task of its failed, and will not count it back.
+
+    Before Python 3.13 one that waits in its `__aexit__` never does, and its parent would look cancelled for ever.
+    """
+    caught = error.__traceback__
+    if not _GROUPS_LOSE_COUNT or caught is None or caught.tb_frame.f_code is not _GROUP_EXIT:
+        return False
+    # one that asked while its body ran has counted back on entry, with the CancelledError of the body as `et`
+    seen = caught.tb_frame.f_locals
+    group = seen["self"]
+    return bool(group._parent_cancel_requested) and group._parent_task is task and seen["et"] is None
+
+
 @types.coroutine
 def carry(cell: Cell, body: Callable[[], T]) -> Generator[Any, Any, Outcome[T]]:
     """Run `body` in the cell's greenlet and yield its traps to the event loop, until it ends."""
@@ -218,7 +247,10 @@ def step_own(cell: Cell, coroutine: Coroutine[Any, Any, T]) -> T:
             return end.value  # type: ignore[no-any-return]
         finally:
             argument = None
+            if cell.thrown is not None:
+                cell.tell_no_more()
         try:
             resume, argument = coroutine.send, cell.forward(here, trap)
         except BaseException as error:  # noqa: BLE001 -- thrown into the coroutine
             resume, argument = coroutine.throw, error
+            cell.thrown = error

@@ -24,13 +24,18 @@ class LoopThread(Generic[T]):
     future: settled after the loop has closed. Whatever the coroutine raises is in it, SystemExit included.
     end_loop: awaited as the last thing on the loop, also after a failure or a cancellation.
     on_thread: called with True and False on the thread, before and after everything else.
+    loop: one that lasts, to run on instead; it is left open.
     """
 
     def __init__(
-        self, make: Make[T], end_loop: LoopEnd | None, on_thread: Callable[[bool], None] | None = None
+        self,
+        make: Make[T],
+        end_loop: LoopEnd | None,
+        on_thread: Callable[[bool], None] | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.future: Future[T] = Future()
-        self._make, self._end_loop, self._on_thread = make, end_loop, on_thread
+        self._make, self._end_loop, self._on_thread, self._lasting = make, end_loop, on_thread, loop
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[T] | None = None
@@ -73,11 +78,29 @@ class LoopThread(Generic[T]):
             failure = None  # no cycle through this frame
 
     def _run_loop(self) -> T:
+        if self._lasting is not None:
+            return self._run_on(self._lasting)
         with asyncio.Runner() as runner:
             try:
                 return runner.run(self._main())
             finally:
-                runner.run(self._end())
+                self._run_end(runner.get_loop())
+
+    def _run_on(self, loop: asyncio.AbstractEventLoop) -> T:
+        asyncio.set_event_loop(loop)
+        try:
+            return loop.run_until_complete(self._main())
+        finally:
+            self._run_end(loop)
+            asyncio.set_event_loop(None)
+
+    def _run_end(self, loop: asyncio.AbstractEventLoop) -> None:
+        end = loop.create_task(self._end())
+        while not end.done():
+            # each task that leaves by one of these, once more while it is cancelled, stops the loop
+            with contextlib.suppress(KeyboardInterrupt, SystemExit):
+                loop.run_until_complete(end)
+        end.result()
 
     async def _main(self) -> T:
         with self._lock:
@@ -91,6 +114,9 @@ class LoopThread(Generic[T]):
         for task in left:
             task.cancel()
         if left:  # they may still use what end_loop closes
-            await asyncio.wait(left, timeout=LEFTOVER_SECONDS)
+            ended, _ = await asyncio.wait(left, timeout=LEFTOVER_SECONDS)
+            for task in ended:
+                if not task.cancelled():
+                    task.exception()  # seen: it is raised already, or a failure during cleanup and nobody's news
         if self._end_loop is not None:
             await self._end_loop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -38,6 +39,9 @@ class ThreadedBridge:
     do not come back); what a model opens on the thread's own loop is closed there by `end_loop`, never shared; and
     the freeze is written down, here and in the tests.
 
+    The cells' own coroutines share one loop, each on a thread of its own: what a cell bound to it (a semaphore, a
+    queue, an async generator) works in the next one.
+
     end_loop: awaited as the last thing on each such loop, also after a failure or a cancellation.
     """
 
@@ -49,6 +53,8 @@ class ThreadedBridge:
         self._lock = threading.Lock()
         self._cell_threads: Counter[int] = Counter()
         self._calls: dict[Future[Any], LoopThread[Any]] = {}  # those that still run, in order of their start
+        self._cell_loop: asyncio.AbstractEventLoop | None = None
+        self._close_loop: Callable[[], Any] = lambda: None
 
     async def run(self, body: Callable[[], T]) -> T:
         """Call `body` here and now, in a copy of the context. The host's loop stands still until it returns.
@@ -80,7 +86,7 @@ class ThreadedBridge:
 
         try:
             self._check_cell()
-            return self._block_on(LoopThread(main, self._end_loop, self._mark_thread))
+            return self._block_on(LoopThread(main, self._end_loop, self._mark_thread, self._loop_of_cells()))
         finally:
             if not started:
                 coroutine.close()
@@ -122,6 +128,22 @@ class ThreadedBridge:
         with self._lock:
             calls = list(self._calls.values())
         await self._end_calls(calls)
+        loop, self._cell_loop = self._cell_loop, None
+        if loop is not None and not loop.is_running():
+            last = LoopThread(_shut_down, None, loop=loop)
+            last.start()
+            with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+                await _wait_end(last)
+            self._close_loop()
+
+    def _loop_of_cells(self) -> asyncio.AbstractEventLoop:
+        loop = self._cell_loop
+        # one that runs belongs to an interrupted cell that would not end
+        if loop is None or loop.is_closed() or loop.is_running():
+            self._cell_loop = loop = asyncio.new_event_loop()
+            # a bridge may also be dropped without `aclose`
+            self._close_loop = weakref.finalize(self, _close, loop)
+        return loop
 
     async def _end_calls(self, calls: list[LoopThread[Any]]) -> None:
         with anyio.move_on_after(CLOSE_SECONDS, shield=True):
@@ -174,6 +196,17 @@ class ThreadedBridge:
             self._cell_threads[thread] += 1 if begins else -1
             if not self._cell_threads[thread]:
                 del self._cell_threads[thread]
+
+
+async def _shut_down() -> None:
+    loop = asyncio.get_running_loop()
+    await loop.shutdown_asyncgens()
+    await loop.shutdown_default_executor()
+
+
+def _close(loop: asyncio.AbstractEventLoop) -> None:
+    if not loop.is_running():
+        loop.close()
 
 
 async def _wait_end(call: LoopThread[Any]) -> None:

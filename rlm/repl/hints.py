@@ -66,6 +66,7 @@ _INLINE = (
     Hint("RuntimeError", "cannot be called from a running event loop", _LOOP),
     Hint("RuntimeError", "event loop is already running", _LOOP),
     Hint("RuntimeError", "while another loop is running", _LOOP),
+    Hint("RuntimeError", "Already running asyncio in this thread", _LOOP),
 )
 # Limits and refusals of the kernel read like faults of the machine. numpy and pyarrow have error classes of their own.
 _CONFINED = (

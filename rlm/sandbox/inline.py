@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
+from _thread import get_ident
 from collections.abc import Coroutine, Mapping, Sequence
 from contextvars import Context, ContextVar
 from dataclasses import replace
@@ -16,12 +17,13 @@ from typing import Any, NoReturn
 
 import anyio
 
+from rlm.bridge.refusal import OTHER_LOOP, choose_sentence
 from rlm.core.cell import CellError, CellResult
 from rlm.core.describe import error_text
 from rlm.core.enforced import NOTHING
 from rlm.core.query import Answer, Request
 from rlm.core.waiting import in_trio, is_cancellation
-from rlm.errors import ToolError, UsageError
+from rlm.errors import BridgeRefused, ToolError, UsageError
 from rlm.repl import streams
 from rlm.repl.repl import Repl
 from rlm.sandbox.clock import CellClock
@@ -48,6 +50,8 @@ class InlineCell:
         self.asking: set[asyncio.Task[Any]] = set()
         self.count = QueryCount(queries)
         self.refused = self.abandoned = 0
+        self.thread = get_ident()
+        self.refusals: dict[str, None] = {}  # the sentences of calls that could not wait, in their order
         self.scope: anyio.CancelScope | None = None
         self.stopped = ""  # why the cell was stopped, where it was
 
@@ -60,23 +64,41 @@ class InlinePort:
         self.cell: InlineCell | None = None
 
     def ask(self, requests: Sequence[Request]) -> list[Answer]:
-        return self._desk.bridge.wait(lambda: self._answer(requests))
+        try:
+            return self._desk.bridge.wait(lambda: self._answer(requests))
+        except BridgeRefused as refusal:
+            self._note(refusal)
+            raise
 
     async def ask_async(self, requests: Sequence[Request]) -> list[Answer]:
         cell, task = self._running(), None if in_trio() else asyncio.current_task()
         if task is None:
-            return await self._serve(requests)
+            return await self._serve(requests, cell)
         cell.asking.add(task)  # while it asks it runs host code, which hides whose it is
         try:
-            return await self._serve(requests)
+            return await self._serve(requests, cell)
         finally:
             cell.asking.discard(task)
 
-    async def _serve(self, requests: Sequence[Request]) -> list[Answer]:
-        return await self._desk.bridge.serve(lambda: self._answer(requests))
+    async def _serve(self, requests: Sequence[Request], cell: InlineCell) -> list[Answer]:
+        try:
+            return await self._desk.bridge.serve(lambda: self._answer(requests))
+        except BridgeRefused as refusal:
+            # a loop that the cell runs elsewhere: to its author that is a matter of threads, not of environments
+            refusal = BridgeRefused(choose_sentence(cell.thread)) if str(refusal) == OTHER_LOOP else refusal
+            self._note(refusal)
+            raise refusal from None
 
     def call_tool(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        return self._desk.bridge.wait(lambda: self._run_tool(name, args, kwargs))
+        try:
+            return self._desk.bridge.wait(lambda: self._run_tool(name, args, kwargs))
+        except BridgeRefused as refusal:
+            self._note(refusal)
+            raise
+
+    def _note(self, refusal: BridgeRefused) -> None:
+        if self.cell is not None:
+            self.cell.refusals[str(refusal)] = None
 
     def _running(self) -> InlineCell:
         if self.cell is None:
@@ -203,6 +225,7 @@ class InlineSandbox:
         return replace(
             result,
             status="timeout" if stopped else result.status,
+            stderr=result.stderr + _untold(list(cell.refusals), result),
             error=_stopped_error(result.error, stopped) if stopped else result.error,
             cause=stopped or None,
             queries=tuple(cell.records),
@@ -268,6 +291,12 @@ class InlineSandbox:
             for task in tasks:
                 if task.done() and not task.cancelled():
                     task.exception()  # seen: a failure during cleanup is nobody's news
+
+
+def _untold(refusals: Sequence[str], result: CellResult) -> str:
+    """The refusals that nothing in the result tells of: they ended a thread or a task, or a handler dropped them."""
+    shown = result.to_text() if refusals else ""
+    return "".join(f"BridgeRefused: {sentence}\n" for sentence in refusals if sentence not in shown)
 
 
 def _stopped_error(error: CellError | None, why: str) -> CellError:
