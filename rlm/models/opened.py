@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from rlm.core.query import Completion, Request
-from rlm.errors import UsageError
+from rlm.errors import ModelError, UsageError
 from rlm.models.base import Around, Model
+from rlm.models.providers.embeddings import check_texts
 
 if TYPE_CHECKING:
     from rlm.models.compose import Wrappers
@@ -45,9 +47,21 @@ class OpenedModel(Around):
     async def embed_batch(
         self, texts: list[str], *, model: str | None = None, dimensions: int | None = None
     ) -> Embeddings:
-        """A vector for each text, in their order. Raises `ModelError`, `UsageError`."""
+        """A vector for each text, in their order, in requests of as many as the provider takes.
+
+        Each of these is retried, limited and kept by itself. Raises `ModelError`, `UsageError`.
+        """
         embed: Callable[..., Awaitable[Embeddings]] = self._verb("embed_batch", "has no embeddings")
-        return await embed(texts, model=model, dimensions=dimensions)
+        most = getattr(to_provider(self.inner), "most_embeddings", 0) or sys.maxsize
+        if not isinstance(texts, list) or len(texts) <= most:
+            return await embed(texts, model=model, dimensions=dimensions)
+        check_texts(texts, self.name)  # all of them, before the first is sent
+        whole: Embeddings | None = None
+        for start in range(0, len(texts), most):
+            part = await embed(texts[start : start + most], model=model, dimensions=dimensions)
+            whole = part if whole is None else _joined(whole, part, self.name)
+        assert whole is not None
+        return whole
 
     def _verb(self, name: str, lack: str) -> Any:
         if not hasattr(to_provider(self.inner), name):  # what is around it may have the word all the same
@@ -56,6 +70,13 @@ class OpenedModel(Around):
 
     def __repr__(self) -> str:
         return f"<opened {self.inner!r}>"
+
+
+def _joined(first: Embeddings, second: Embeddings, name: str) -> Embeddings:
+    try:
+        return first.joined(second)
+    except ValueError as error:
+        raise ModelError(f"{name}: {error}", provider=name) from None
 
 
 def _check_request(request: object) -> None:
