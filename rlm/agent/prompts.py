@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-PREVIEW_CHARS = 500
-_SHOWN_ITEMS = 3
+from rlm.core.preview import describe_value
 
 
 def build_system_prompt(
@@ -30,7 +28,11 @@ run, and you are shown what it printed."""
 
 _VOCABULARY = """\
 In the REPL:
-- `context`: the input. The first message says its type and length.
+- `context`: the input. The first message says its type and length. Several files are a list of dicts, each with \
+'name' and 'text'.
+- `rlm_grep(pattern, lines_around=0)`: search `context` for a regular expression, all files at once. Returns matches \
+in order (at most 1,000, and it says so), each a str with `.text` (its line, and so many around it), `.line`, `.start` \
+(offset in characters) and `.name` (of the file). Costs nothing: search before you ask.
 - `llm_query(prompt)`: ask a language model; returns its answer, a str. It sees the prompt and nothing else: put the \
 text and the question in. A prompt may be long (about 100,000 characters is safe).
 - `llm_batch_query(prompts)`: ask many prompts side by side; returns the answers in order. A failed one has \
@@ -72,52 +74,10 @@ def build_first_message(query: str, context: Any) -> str:
 
 
 def describe_context(context: Any) -> str:
-    """Type, length and a preview of at most some 1,500 characters, whatever the size of the context."""
+    """Type, length, structure and a preview of at most some 4,000 characters, whatever the size of the context."""
     if context is None:
         return "There is no input: `context` is None, and the question is all there is."
-    name = type(context).__name__
-    if isinstance(context, str):
-        return f"`context` is a str of {len(context):,} characters. {_preview(context)}"
-    if isinstance(context, (bytes, bytearray)):
-        return f"`context` is {name} of {len(context):,} bytes. {_preview(context[:PREVIEW_CHARS])}"
-    if isinstance(context, Mapping):
-        keys = [str(key) for _, key in zip(range(20), context, strict=False)]
-        more = f" and {len(context) - len(keys):,} more" if len(context) > len(keys) else ""
-        return f"`context` is a {name} of {len(context):,} items. Its keys: {', '.join(keys)}{more}."
-    if isinstance(context, (list, tuple)):
-        return _describe_sequence(name, context)
-    return f"`context` is of type {name}. {_preview(context)}"
-
-
-def _describe_sequence(name: str, context: list[Any] | tuple[Any, ...]) -> str:
-    kinds = ", ".join(sorted({type(item).__name__ for item in context[:1000]})) or "nothing"
-    chars = sum(map(_text_chars, context))
-    lines = [f"`context` is a {name} of {len(context):,} items ({kinds}), {chars:,} characters of text in all."]
-    lines += [f"context[{number}]: {_short(item)}" for number, item in enumerate(context[:_SHOWN_ITEMS])]
-    return "\n".join(lines)
-
-
-def _text_chars(item: Any) -> int:
-    if isinstance(item, str):
-        return len(item)
-    if isinstance(item, Mapping):
-        return sum(len(value) for value in item.values() if isinstance(value, str))
-    return 0
-
-
-def _preview(value: Any) -> str:
-    if isinstance(value, str) and len(value) <= 2 * PREVIEW_CHARS:
-        return f"It is:\n{value}"
-    if isinstance(value, str):
-        return f"It begins:\n{value[:PREVIEW_CHARS]}\n[...]\nand ends:\n{value[-PREVIEW_CHARS // 2 :]}"
-    return f"It begins:\n{_short(value)}"
-
-
-def _short(value: Any) -> str:
-    bounded = reprlib.Repr()
-    bounded.maxstring = bounded.maxother = PREVIEW_CHARS - 100
-    bounded.maxdict = bounded.maxlist = bounded.maxtuple = 6
-    return bounded.repr(value)[:PREVIEW_CHARS]
+    return f"`context` is {describe_value(context)}"
 
 
 def to_child_query(prompt: str, chars: int = 4000) -> str:

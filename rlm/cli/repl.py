@@ -21,7 +21,7 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     parser = commands.add_parser("repl", help="an interactive prompt on an environment", description=__doc__)
     parser.add_argument("--model", help='who answers llm_query, e.g. "openai/gpt-5-mini"')
     parser.add_argument("--base-url", help="address of an OpenAI-compatible server")
-    parser.add_argument("--context", nargs="+", metavar="FILE", help="UTF-8 text for the variable `context`")
+    parser.add_argument("--context", nargs="+", metavar="FILE", help="files or folders of UTF-8 text for `context`")
     add_side_options(parser)
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     """Add the command."""
     parser = commands.add_parser("run", help="answer a question over files", description=__doc__)
-    parser.add_argument("--context", nargs="+", required=True, metavar="FILE", help="UTF-8 text; - is standard input")
+    files = "files or folders of UTF-8 text; - is standard input"
+    parser.add_argument("--context", nargs="+", required=True, metavar="FILE", help=files)
     parser.add_argument("--query", required=True, help="the question")
     parser.add_argument("--model", required=True, help='who writes the cells, e.g. "openai/gpt-5"')
     parser.add_argument("--sub-model", help="who answers the cells' queries (default: the same)")

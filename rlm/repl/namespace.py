@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from rlm.errors import LLMQueryError, QueryRefused, ToolError, UsageError
 from rlm.repl.final import make_answer
+from rlm.repl.grep import make_grep
 from rlm.repl.text import to_bounded_repr
 
 _REPR_CHARS = 120
@@ -42,7 +43,14 @@ class Namespace:
 
     def __init__(self, words: Mapping[str, Any], refused_imports: Mapping[str, str], as_main: bool) -> None:
         fixed = {"asyncio": import_when_used("asyncio"), "LLMQueryError": LLMQueryError, "QueryRefused": QueryRefused}
-        self._words: dict[str, Any] = {**fixed, "ToolError": ToolError, "SHOW_VARS": self._make_show_vars(), **words}
+        grep = make_grep(lambda: self.variables.get("context"))
+        self._words: dict[str, Any] = {
+            **fixed,
+            "ToolError": ToolError,
+            "SHOW_VARS": self._make_show_vars(),
+            "rlm_grep": grep,
+            **words,
+        }
         self._words["__name__"] = "__main__"
         self._builtins = make_builtins(refused_imports, self.to_text)
         self._as_main = as_main

@@ -20,7 +20,8 @@ ALIASES = {
 }
 HOST_WORDS = frozenset({"BUDGET"})
 """Words that reach the host as tools do."""
-RESERVED = frozenset({"FINAL", "FINAL_VAR", "FINAL_var", "SUBMIT", "SHOW_VARS", "answer", "context"}) | HOST_WORDS
+_OWN_WORDS = ("FINAL", "FINAL_VAR", "FINAL_var", "SUBMIT", "SHOW_VARS", "answer", "context", "rlm_grep")
+RESERVED = HOST_WORDS.union(_OWN_WORDS)
 """Names that no tool may take, beside those that Python keeps for itself."""
 
 Text = str | None

@@ -14,7 +14,7 @@ from rlm.core.query import NO_OPTIONS, Answer, Request
 from rlm.errors import SandboxError
 from rlm.sandbox.calls import Packed
 from rlm.sandbox.protocol import Header
-from rlm.sandbox.values import pack_value
+from rlm.sandbox.values import Large, pack_value
 
 JOURNAL_BYTES = 64 << 20
 _SHORT_CHARS = 1000
@@ -65,7 +65,7 @@ class SetStep:
     @property
     def size(self) -> int:
         """In bytes, nearly."""
-        return len(self.value or self.blob or b"")
+        return len(self.blob or b"") + (self.spec.chars if isinstance(self.spec, Large) else len(self.value or b""))
 
     def packed(self) -> tuple[Header, bytes | None]:
         """Spec and blob, as they went to the worker."""

@@ -11,7 +11,11 @@ answers id, answers; blob: texts          tool   cell, id, name, arguments
 value   id, value or error                drop   cell, id: the cell no longer waits for this call
 wake    (after an interrupt)
 set, get, names, reset   id               reply  id, value or error
-                                          done   cell, outcome; blob: outputs
+piece   id; blob: part of a value         done   cell, outcome; blob: outputs
+
+A large value to `set` follows in pieces of some 100 KB, while nobody waits for the worker but who sets it. It ends with
+the last character or byte that was announced; with a piece that says `cut`, for nobody waits for it any more; or with
+the reply of a worker that could not take it: after that, pieces are dropped. No worker sends any.
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ import json
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+from rlm.sandbox.values import Large
 
 HEAD = struct.Struct("!IQ")
 MAX_HEADER_BYTES = 4 << 20
@@ -34,8 +40,11 @@ class ProtocolError(Exception):
     """The other side broke the protocol: its process cannot be used any more."""
 
 
-def pack(header: Header, parts: Sequence[bytes] = ()) -> bytes:
+def pack(header: Header, parts: Sequence[bytes | memoryview] = ()) -> bytes:
     """One frame as bytes. The parts are copied once."""
+    if type(header.get("v")) is Large:
+        spec, parts = header["v"].whole(parts)
+        header = {**header, "v": spec}
     if parts:
         header["b"] = [len(part) for part in parts]
     text = _encode(header).encode("ascii")
@@ -85,6 +94,7 @@ class Frame:
 # A read of 128 KiB or more costs malloc an mmap and an munmap; and all small frames of one read are handled at once,
 # while nothing else on the loop is.
 _SMALL_READ = 1 << 14
+_LIKE_READ = (1 << 17) - (1 << 10)  # after a large frame: another one like it may follow
 _LARGE_READ = 1 << 20
 
 
@@ -113,6 +123,8 @@ class FrameReader:
             whole = HEAD.size + header_size + blob_size == len(data)
             if whole and header_size <= MAX_HEADER_BYTES and blob_size <= self._max_blob:
                 end = HEAD.size + header_size
+                if len(data) > _SMALL_READ:
+                    self.wanted = min(len(data), _LIKE_READ)
                 yield Frame(self._decode(data[HEAD.size : end]), data[end:], len(data))
                 return
         buffer += data
@@ -125,8 +137,10 @@ class FrameReader:
                 self.wanted = min(max(end - len(buffer), _SMALL_READ), _LARGE_READ)
                 return
             header = self._decode(bytes(buffer[HEAD.size : HEAD.size + header_size]))
-            blob = bytes(buffer[HEAD.size + header_size : end]) if blob_size else b""
+            with memoryview(buffer) as view:
+                blob = bytes(view[HEAD.size + header_size : end]) if blob_size else b""
             del buffer[:end]
+            self.wanted = min(max(end, _SMALL_READ), _LIKE_READ)
             yield Frame(header, blob, end)
 
     def _decode(self, text: bytes) -> Header:

@@ -33,8 +33,8 @@ class Exchange(Protocol):
 
     start: run a coroutine beside it, in a copy of the opener's context. call_off: cancel such a one, and call a
     function once it has ended, which it may put off. later: call a function after some seconds.
-    wait: return after `finish`; may be awaited again after it was cancelled. Leaving cancels every coroutine that was
-    started and waits for its end.
+    wait: return after `finish`; may be awaited again after it was cancelled, which ends a large value on its way.
+    Leaving cancels every coroutine that was started and waits for its end.
     """
 
     async def __aenter__(self) -> Exchange: ...
@@ -102,6 +102,9 @@ class _AsyncioPump:
             self._write(True)
             if self._channel.full:
                 self._watch(False)
+
+    def cut_short(self) -> None:
+        self._channel.cut_short()
 
     def _readable(self) -> None:
         self._on_readable()
@@ -211,7 +214,11 @@ class _AsyncioExchange:
         if not self._over:
             # a new future each time: cancelling the waiting task cancels the one it waits for
             self._finished = self._loop.create_future()
-            await self._finished
+            try:
+                await self._finished
+            except BaseException:
+                self._pump.cut_short()
+                raise
 
 
 class _TrioPump:
@@ -331,4 +338,8 @@ class _TrioExchange:
         self._finished.set()
 
     async def wait(self) -> None:
-        await self._finished.wait()
+        try:
+            await self._finished.wait()
+        except BaseException:
+            self._channel.cut_short()
+            raise

@@ -28,7 +28,7 @@ from rlm.sandbox import worker_fork, worker_refusals
 from rlm.sandbox.protocol import Frame, Header
 from rlm.sandbox.worker_leftovers import Leftovers
 from rlm.sandbox.worker_link import Link
-from rlm.sandbox.worker_port import CellThreads, WorkerPort, received_value
+from rlm.sandbox.worker_port import CellThreads, WorkerPort, receive_pieces, received_value
 from rlm.sandbox.worker_rehearsal import rehearse
 from rlm.sandbox.worker_signals import Interrupts
 from rlm.sandbox.zygote_orders import BIRTH, WORKER_FD
@@ -43,12 +43,14 @@ _DEFAULTS: dict[str, Any] = Repl.__init__.__kwdefaults__ or {}
 _USUAL = {name: _DEFAULTS[name] for name in _SETTINGS}
 
 
-_inherited: dict[str, tuple[Any, Frame]] = {}  # variables that every worker of this zygote has from birth
+_inherited: dict[str, tuple[Any, Frame | None]] = {}
+"""Variables that every worker of this zygote has from birth, each with its frame unless no cell can change it."""
 
 
 def inherit(name: str, frame: Frame) -> None:
     """In the zygote: give all workers a variable, whose memory they share."""
-    _inherited[name] = received_value(frame), frame
+    value = received_value(frame)
+    _inherited[name] = value, None if type(value) in (str, bytes) else frame
 
 
 class Worker:
@@ -106,15 +108,17 @@ class Worker:
     def serve(self) -> None:
         """Answer the host's commands for ever: the process ends when the socket does."""
         while True:
-            frame = self._link.next_command()
-            if frame.type == "cell":
-                self._cell(frame)
-            elif frame.type == "setup":
-                self._set_up(frame.header["settings"])
-            elif frame.type == "fork":
-                self._fork(frame)
-            else:
-                self._question(frame)
+            self._obey(self._link.next_command())  # no name for it here: it may be large, and is done with
+
+    def _obey(self, frame: Frame) -> None:
+        if frame.type == "cell":
+            self._cell(frame)
+        elif frame.type == "setup":
+            self._set_up(frame.header["settings"])
+        elif frame.type == "fork":
+            self._fork(frame)
+        elif frame.type != "piece":  # that is of a value whose setting was interrupted
+            self._question(frame)
 
     def _set_up(self, settings: Header) -> None:
         """Take the environment's settings. The REPL that is there was made while nobody waited, for the usual ones."""
@@ -267,7 +271,8 @@ class Worker:
             self._link.send(header, [] if blob is None else [blob])
 
     def _set(self, frame: Frame) -> None:
-        self._repl.set(frame.header["name"], received_value(frame))
+        in_pieces = frame.header["v"]["k"] == "pieces"
+        self._repl.set(frame.header["name"], receive_pieces(frame, self._link) if in_pieces else received_value(frame))
 
     def _get(self, frame: Frame) -> tuple[Header, bytes | None]:
         name = frame.header["name"]
@@ -287,8 +292,7 @@ class Worker:
     def _set_inherited(self, anew: bool = False) -> None:
         self._repl.set("context", None)  # until the host sets it
         for name, (value, frame) in _inherited.items():
-            # a cell may have changed it, unless it cannot be changed
-            self._repl.set(name, received_value(frame) if anew and type(value) not in (str, bytes) else value)
+            self._repl.set(name, received_value(frame) if anew and frame is not None else value)
 
     def _fail(self, frame: Frame, error: BaseException) -> None:
         told = [type_name(error)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import copy
+import io
 import itertools
 import pickle
 import threading
@@ -13,9 +14,10 @@ from typing import Any
 from rlm.core.query import Answer, Request
 from rlm.errors import QueryRefused
 from rlm.sandbox.calls import cut_batch, pack_ask, pack_tool, read_answers, read_result
-from rlm.sandbox.protocol import Frame
+from rlm.sandbox.protocol import Frame, ProtocolError
 from rlm.sandbox.values import unpack_value
 from rlm.sandbox.worker_link import Link
+from rlm.sandbox.worker_pieces import Pieces
 
 _STAMP = "_rlm_cell"
 _NO_CELL = -1
@@ -122,10 +124,48 @@ class WorkerPort:
             raise QueryRefused(_ENDED)
 
 
+class _LongTextsIn(pickle.Unpickler):
+    """Reads a pickle whose long texts came beside it."""
+
+    def __init__(self, data: bytes | memoryview, texts: Sequence[str]) -> None:
+        super().__init__(io.BytesIO(data))
+        self._texts = texts
+
+    def persistent_load(self, place: int) -> str:
+        return self._texts[place]
+
+
 def received_value(frame: Frame) -> Any:
     """The value the host sent in a command; another one each time, for cells may change it."""
-    parts = frame.parts()
-    return unpack_value(copy.deepcopy(frame.header["v"]), parts[0] if parts else None, pickle.loads)
+    parts, spec = frame.parts(), copy.deepcopy(frame.header["v"])
+    if "texts" in spec:
+        ends = list(itertools.accumulate(spec["texts"], initial=0))
+        texts = [str(parts[1][start:end], "utf-8", "surrogatepass") for start, end in itertools.pairwise(ends)]
+        return _LongTextsIn(parts[0], texts).load()
+    return unpack_value(spec, parts[0] if parts else None, pickle.loads)
+
+
+def receive_pieces(frame: Frame, link: Link) -> Any:
+    """The large value of a `set`, whose pieces are the next commands."""
+    number, spec = frame.header["id"], frame.header["v"]
+    blob: bytes = _receive(link, number, Pieces(spec["size"], is_text=False))
+    texts = [_receive(link, number, Pieces(size, is_text=True)) for size in spec["texts"]]
+    of = spec["of"]
+    if of["k"] in ("str", "bytes"):
+        return texts[0] if texts else blob
+    return _LongTextsIn(blob, texts).load() if texts else unpack_value(of, blob, pickle.loads)
+
+
+def _receive(link: Link, number: int, pieces: Pieces) -> Any:
+    while not pieces.whole:
+        command = link.next_command()
+        if command.type != "piece":
+            raise ProtocolError(f"a {command.type} among the pieces of a value")
+        if command.header["id"] == number:
+            if "cut" in command.header:
+                raise KeyboardInterrupt
+            pieces.add(command)
+    return pieces.take()
 
 
 def _given(frame: Frame | None) -> Frame:

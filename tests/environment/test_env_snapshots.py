@@ -612,7 +612,7 @@ def test_the_model_of_forks_is_closed_with_the_last_of_them(process_side: Side, 
             closed.append(1)
 
     owned = iter([True, False])  # the environment that is given a name or a function, and what is given its model
-    monkeypatch.setattr("rlm.environment.compose_model", lambda model, **_: (model, next(owned)))
+    monkeypatch.setattr("rlm.environment.compose_any", lambda model, **_: (model, next(owned)))
 
     async def main() -> None:
         async with process_side.open(Owned()) as env:

@@ -97,7 +97,8 @@ class FakeWorker:
             with contextlib.suppress(OSError):
                 self.line.send(done(self.cell))
         if self.when_interrupted != "silent zygote":
-            self.lifeline.send(INTERRUPTED)
+            with contextlib.suppress(OSError):  # the host has hung up
+                self.lifeline.send(INTERRUPTED)
 
     def hang_up(self) -> None:
         self.hung_up = True
