@@ -53,6 +53,8 @@ class ModelError(RLMError):
 
     partial: bool = False
     """Whether part of a streamed answer had already been handed on: the question is then not asked again."""
+    paid: Any = None
+    """The `Completion` of answers that had come before it failed, if any: they are to be paid for."""
 
     def __init__(
         self,

@@ -14,11 +14,15 @@ _TRAILING = " \t.`*;"
 
 @dataclass(frozen=True, slots=True)
 class TextFinal:
-    """A final answer given as text. `is_name`: `text` is the name of a variable; `quoted`: it stood in quotes."""
+    """A final answer given as text. `is_name`: `text` is the name of a variable; `quoted`: it stood in quotes.
+
+    `closed`: something says where it ends; of a reply that was cut off, one without that may be half an answer.
+    """
 
     text: str
     is_name: bool = False
     quoted: bool = False
+    closed: bool = True
 
 
 def starts_final(line: str) -> bool:
@@ -37,11 +41,12 @@ def match_final(lines: Sequence[str]) -> tuple[TextFinal, int] | None:
     if found is None:
         return None
     body, taken = found
+    closed = taken < len(lines) or (sign == "(" and lines[taken - 1].rstrip(_TRAILING).endswith(")"))
     text, quoted = strip_quotes(body)
     is_name = word.upper() == "FINAL_VAR"
     if is_name and not _NAME.match(text):
         return None
-    return TextFinal(text, is_name, quoted), taken
+    return TextFinal(text, is_name, quoted, closed), taken
 
 
 def _in_parentheses(first: str, lines: Sequence[str]) -> tuple[str, int] | None:

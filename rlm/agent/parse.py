@@ -25,7 +25,8 @@ class Reply:
     cells: the code of its fences, in order. final: a final answer given as text. other_tags: the languages of fences
     that are not code for the REPL. text: the reply without its thinking. prose: `text` without its code.
     open_thinking: the thinking was never closed, so that nothing after it was read. cut: the provider cut the reply
-    off. lost_cell: what was cut off is a cell, which is therefore not among `cells`.
+    off. lost_cell: what was cut off is a cell, which is therefore not among `cells`. declined: the provider says that
+    the model or a filter refused.
     """
 
     cells: tuple[str, ...] = ()
@@ -36,9 +37,10 @@ class Reply:
     open_thinking: bool = False
     cut: bool = False
     lost_cell: bool = False
+    declined: bool = False
 
 
-def parse_reply(text: str, *, cut: bool = False) -> Reply:
+def parse_reply(text: str, *, cut: bool = False, declined: bool = False) -> Reply:
     """Read a reply: fences, text finals, thinking. Lines may end in LF, CRLF or CR.
 
     A fence left open at the end is a cell, except where `cut` says that the provider cut the reply off: half a cell
@@ -48,7 +50,7 @@ def parse_reply(text: str, *, cut: bool = False) -> Reply:
     scan.skip_orphan_thinking()
     while scan.at < len(scan.lines):
         scan.step()
-    return scan.to_reply(cut)
+    return scan.to_reply(cut, declined)
 
 
 @dataclass(slots=True)
@@ -146,7 +148,7 @@ class _Scan:
         self.open_fence = True
         return len(self.lines), len(self.lines)
 
-    def to_reply(self, cut: bool) -> Reply:
+    def to_reply(self, cut: bool, declined: bool) -> Reply:
         cells, final = [], self.final
         lost = cut and self.open_fence and self.fences[-1][0] in CODE_TAGS
         tagged = any(tag in CODE_TAGS and tag for tag, _ in self.fences)
@@ -159,7 +161,7 @@ class _Scan:
                 cells.append(code)
         other = tuple(tag for tag, _ in self.fences if tag not in CODE_TAGS)
         text, prose = "\n".join(self.kept).strip(), "\n".join(self.prose).strip()
-        return Reply(tuple(cells), final, other, text, prose, self.open_thinking, cut, lost)
+        return Reply(tuple(cells), final, other, text, prose, self.open_thinking, cut, lost, declined)
 
 
 def _opens_tagged(line: str) -> bool:

@@ -6,18 +6,28 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rlm.agent.families import DEFAULT, Family
 from rlm.core.preview import describe_value
 
 
 def build_system_prompt(
-    *, recursion: bool, output_chars: int, tools: Mapping[str, Callable[..., Any]], budget: bool = False
+    *,
+    recursion: bool,
+    output_chars: int,
+    tools: Mapping[str, Callable[..., Any]],
+    budget: bool = False,
+    family: Family = DEFAULT,
 ) -> str:
     """The system prompt. `recursion`: whether `rlm_query` starts a run of its own or is a plain query."""
-    words = [_VOCABULARY, _RECURSION if recursion else _NO_RECURSION, *([_BUDGET] if budget else [])]
+    words = [family.vocabulary or _VOCABULARY, _RECURSION if recursion else _NO_RECURSION]
+    if budget:
+        words.append(_BUDGET)
     parts = [_INTRODUCTION, "\n".join(words)]
     if tools:
         parts.append("Functions for this task:\n" + "\n".join(_tool_line(name, tools[name]) for name in tools))
     parts.append(_WORKING.format(output_chars=output_chars))
+    if family.addition:
+        parts.append(family.addition)
     return "\n\n".join(parts)
 
 
@@ -56,7 +66,7 @@ How to work:
 - What is shown is cut after about {output_chars:,} characters: print parts and summaries, keep the rest in variables.
 - Look first (type, length, some samples), then choose how to split the input, then query over all of it.
 - Let code do what code can do (search, count, split), and queries what needs understanding.
-- Check the result before `FINAL`: do not give an answer you have not seen."""
+- Check the result before you give it: no answer that you have not seen."""
 
 
 def _tool_line(name: str, tool: Callable[..., Any]) -> str:
@@ -104,6 +114,12 @@ EMPTY_REPLY = "Your reply was empty. Write Python in a ```repl fence, or give th
 OPEN_THINKING = "Your reply was thinking that was never closed, so nothing of it was run. " + NO_CODE
 CUT_REPLY = "Your reply was cut at its token limit: write shorter cells."
 CUT_CELL = CUT_REPLY + " The last cell was cut off with it, so it was not run."
+CUT_FINAL = "Your final answer was cut off, so it was not taken."
+REFUSED = (
+    "You have declined. You can read the input: it is `context` in the REPL, and Python in a ```repl fence reads it. "
+    "If you will not answer the question, say why with FINAL(reason)."
+)
+REPEATED = "That is the same as before, with the same outcome: do something else, or give the answer by FINAL(answer)."
 FAILED_FINAL = "Your final answer was not taken, because a cell of the same reply failed."
 
 

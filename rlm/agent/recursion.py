@@ -11,10 +11,13 @@ from typing import Any, Literal
 
 from rlm.agent import prompts
 from rlm.agent.clock import RunClock, within
+from rlm.agent.families import find_family
 from rlm.agent.feedback import OBSERVATION_CHARS
+from rlm.agent.options import RunOptions
 from rlm.agent.run import RunResult, run_agent
 from rlm.agent.tree import Tree
 from rlm.agent.turn import RunPlan
+from rlm.agent.window import find_window
 from rlm.core.budget import Budget
 from rlm.core.events import Listener
 from rlm.core.limits import Limits
@@ -64,6 +67,7 @@ class Setup:
     read_paths: Sequence[str | os.PathLike[str]] = ()
     pool: WorkerPool | None = None
     budget: Budget | None = None
+    options: RunOptions = field(default_factory=RunOptions)
 
 
 @dataclass(frozen=True)
@@ -120,11 +124,12 @@ async def run_job(setup: Setup, job: Job, tree: Tree) -> RunResult:
 
 async def _run_with(setup: Setup, job: Job, clock: RunClock, tree: Tree, models: tuple[Model, Model]) -> RunResult:
     model, sub_model = models
+    options = setup.options
     recursion = job.depth < len(setup.children)
     plan = RunPlan(
         model=model,
         query=job.query,
-        system=_system_prompt(setup, job, recursion),
+        system=_system_prompt(setup, job, recursion, job.model_name or model.name),
         first_message=prompts.build_first_message(job.query, _context_of(setup, job)),
         run_id=uuid.uuid4().hex,
         limits=job.limits,
@@ -135,6 +140,9 @@ async def _run_with(setup: Setup, job: Job, clock: RunClock, tree: Tree, models:
         gate=tree.gate,
         purse=tree.purse,
         spent=job.spent,
+        context_window=options.context_window or find_window(model, job.model_name),
+        answer_schema=None if job.depth else options.answer_schema,
+        stop_when_certain=None if job.depth else options.stop_when_certain,
     )
     child = ChildRuns(setup, job, clock, tree, sub_model.name) if recursion else None
     async with make_environment(setup, job, tree, sub_model, child) as env:
@@ -206,11 +214,15 @@ def _context_of(setup: Setup, job: Job) -> Any:
     return setup.pool.context if job.context is None and setup.pool is not None else job.context
 
 
-def _system_prompt(setup: Setup, job: Job, recursion: bool) -> str:
+def _system_prompt(setup: Setup, job: Job, recursion: bool, model: str) -> str:
     if isinstance(setup.system_prompt, str):
         return setup.system_prompt
     if setup.system_prompt is not None:
         return setup.system_prompt(job.query, _context_of(setup, job))
     return prompts.build_system_prompt(
-        recursion=recursion, output_chars=OBSERVATION_CHARS, tools=setup.tools, budget=bool(setup.budget)
+        recursion=recursion,
+        output_chars=OBSERVATION_CHARS,
+        tools=setup.tools,
+        budget=bool(setup.budget),
+        family=find_family(model),
     )

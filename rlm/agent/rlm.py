@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from rlm.agent.clock import within
+from rlm.agent.options import RunOptions, StopWhenCertain
 from rlm.agent.recursion import Job, ModelSpec, Setup, SystemPrompt, make_environment, make_model, make_tree, run_job
 from rlm.agent.run import RunResult
 from rlm.bridge.choose import read_flag
@@ -38,7 +39,15 @@ class RLM:
     max_depth: as `budget.depth`, else 1. 0: `rlm_query` is a plain query. 1: it starts a child with an environment of
         its own, in which `rlm_query` is a plain query. And so on.
     max_children: children at once on each depth, over all runs of this object: as `budget.children`, else 8.
-    system_prompt: a text, or a function of (query, context) that gives one; used as it is, instead of ours.
+    system_prompt: a text, or a function of (query, context) that gives one; used as it is, instead of ours, which goes
+        by the model's family (`rlm prompt` prints it).
+    answer_schema: what the final answer has to fit: a JSON schema as a dict, or a pydantic model class. The model is
+        told of it; an answer that does not fit may be mended once, then `result.stopped_by` is `schema`.
+    stop_when_certain: a function, async or plain (then quick: it runs on the loop), of the `CellResult` of each cell of
+        the run, not of its children's. True: no more cells, the model is asked for its answer. An `rlm.Final`: that is
+        the answer, and nobody is asked. What it raises ends the run.
+    context_window: tokens that the models which write cells can read and write at once; else what is known of each by
+        its name, else 128,000. Before a chat fills it, its older turns are shortened to an account of them.
     listener: is told every event (`rlm.core.events`), on the loop of the run or on a thread of the threaded side.
 
     One object serves any number of runs at once, on any loops and threads. Raises `UsageError`.
@@ -69,13 +78,15 @@ class RLM:
         read_paths: Sequence[str | os.PathLike[str]] = (),
         pool: WorkerPool | None = None,
         budget: Budget | None = None,
+        context_window: int | None = None,
+        answer_schema: Any = None,
+        stop_when_certain: StopWhenCertain | None = None,
     ) -> None:
         budget = _check_budget(budget)
         max_depth, max_children = _least(max_depth, budget.depth, 1), _least(max_children, budget.children, 8)
         _check_whole(0, max_depth=max_depth)
-        _check_whole(
-            1, max_turns=max_turns, max_children=max_children, max_concurrency=max_concurrency, max_tokens=max_tokens
-        )
+        _check_whole(1, max_turns=max_turns, max_children=max_children)
+        _check_whole(1, max_concurrency=max_concurrency, max_tokens=max_tokens)
         check_shapes(limits, tools)
         self._setup = Setup(
             model=model,
@@ -99,9 +110,8 @@ class RLM:
             read_paths=read_paths,
             pool=pool,
             budget=budget,
+            options=RunOptions(context_window, answer_schema, stop_when_certain),
         )
-        if base_url is not None and not any(isinstance(spec, str) for spec in (model, sub_model)):
-            raise UsageError(f"base_url={base_url!r} goes with a model given by name; none is")
         _rehearse(self._setup, budget)
 
     @property
@@ -146,6 +156,8 @@ def _read_isolation(given: Isolation | None, sandbox: str, pool: WorkerPool | No
 
 def _rehearse(setup: Setup, budget: Budget) -> None:
     """Say what cannot work now, and not at the first run: nothing is opened and nothing is kept."""
+    if setup.base_url is not None and not any(isinstance(spec, str) for spec in (setup.model, setup.sub_model)):
+        raise UsageError(f"base_url={setup.base_url!r} goes with a model given by name; none is")
     tree = make_tree(setup)
     root, _ = make_model(setup, setup.model, tree)
     sub, _ = make_model(setup, setup.sub_model, tree)

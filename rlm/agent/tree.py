@@ -26,7 +26,7 @@ class Tree:
 
     def __init__(self, limiter: Limiter, *, freezes: bool = False, budget: Budget | None = None) -> None:
         self.limiter, self.gate, self.freezes = limiter, Gate(), freezes
-        self.purse = Purse(Ledger(budget)) if budget else None
+        self.purse = Purse(Ledger(budget), freezes=freezes) if budget else None
         self._wrappers: dict[str, Wrappers] = {}
         self._lock = threading.Lock()
 

@@ -48,17 +48,18 @@ def run(args: argparse.Namespace) -> int:
     agent = _make_agent(args, progress)
     context = read_context(args.context)
     _tell_limits(agent, args)
+    has_answer = True
     try:
         with shown, MainLoop() as loop:
             result = loop.run(agent.acompletion(args.query, context))
     except BudgetExceeded as over:
         print(f"rlm: {over}", file=sys.stderr)
-        result = over.partial
+        result, has_answer = over.partial, False
     if args.json:
         print(json.dumps(_to_json(result), ensure_ascii=False, default=repr))
     else:
         print(result.answer)
-    return _judge(result)
+    return _judge(result) if has_answer else 1
 
 
 def _make_agent(args: argparse.Namespace, listener: Listener) -> RLM:

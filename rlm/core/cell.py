@@ -73,13 +73,13 @@ class CellResult:
 
     @property
     def usage(self) -> Usage:
-        """Tokens of all answered queries whose provider reported them."""
+        """Tokens of all queries whose provider reported them, those with answers that fit no schema among them."""
         return sum((r.answer.usage for r in self.queries if r.answer.usage is not None), Usage())
 
     @property
     def cost_usd(self) -> float | None:
-        """What all answered queries cost; None where the price of one is not known."""
-        costs = [r.answer.cost_usd for r in self.queries if r.answer.ok]
+        """What they cost; None where the price of one is not known."""
+        costs = [r.answer.cost_usd for r in self.queries if r.answer.ok or r.answer.usage is not None]
         return None if None in costs else sum(cost for cost in costs if cost is not None)
 
     def to_text(self) -> str:

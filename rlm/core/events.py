@@ -68,7 +68,7 @@ class QueryFinished(Event):
 
 @dataclass(frozen=True, slots=True)
 class RunFinished(Event):
-    """An agent run has its answer. `stopped_by`: final, turns, time, reply or error."""
+    """An agent run has its answer. `stopped_by`: as in `RunResult`, or error."""
 
     run_id: str = ""
     answer: str = ""

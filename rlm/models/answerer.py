@@ -99,6 +99,10 @@ class Answerer:
                 answer = _failed(query, AnswerError("cancelled", _CANCELLED))
             else:
                 answer = _failed(query, _explain(error))
+                paid = getattr(error, "paid", None)
+                if isinstance(paid, Completion):
+                    answer.usage, answer.cost_usd = paid.usage, paid.cost_usd
+                    self.spending.add(paid.usage, paid.cost_usd)
             # not raised: a CancelledError that the model got from a task it awaits, while nobody cancelled this one
             if is_cancellation(error) or isinstance(error, (GeneratorExit, KeyboardInterrupt, SystemExit)):
                 self._note(query, answer, records)
@@ -217,6 +221,8 @@ class Answerer:
             text = f"no answer within query_seconds={seconds:g}"
         else:
             text = f"no answer within the {max(seconds, 0.0):.3g} s that were left of cell_seconds or run_seconds"
+        if self._purse is not None and query.asking is not None and query.asking.is_queued and not query.queued:
+            text += ": the budget had too little for it until others were answered"
         if query.queued > 0:
             text += f", {query.queued:.3g} s of them spent waiting for {self._explain_queue()}"
         if query.asking is not None and query.asking.backoff_seconds > 0:

@@ -15,15 +15,17 @@ class Asking:
     key: for whom. A limiter gives its turns to the keys in rotation; None is a key like others.
 
     `queued_seconds` is what limiters made it wait, `backoff_seconds` what it waited between attempts; `is_queued` says
-    that it waits for its turn now, or has never had it.
+    that it waits for its turn now, or has never had it. `lost` is how many attempts have failed so that the provider
+    may ask for money, and were followed by another.
     """
 
-    __slots__ = ("_token", "backoff_seconds", "deadline", "is_queued", "key", "queued_seconds")
+    __slots__ = ("_token", "backoff_seconds", "deadline", "is_queued", "key", "lost", "queued_seconds")
 
     def __init__(self, *, deadline: float | None = None, key: Hashable = None) -> None:
         self.deadline, self.key = deadline, key
         self.queued_seconds = self.backoff_seconds = 0.0
         self.is_queued = False
+        self.lost = 0
         self._token: Token[Asking | None] | None = None
 
     def __enter__(self) -> Asking:

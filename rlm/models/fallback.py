@@ -8,10 +8,10 @@ from typing import Any
 
 from rlm.core.query import Completion, Request, Usage
 from rlm.errors import ModelError, UsageError
-from rlm.models.asking import is_too_late
+from rlm.models.asking import current_asking, is_too_late
 from rlm.models.base import Model
 from rlm.models.clock import SYSTEM_CLOCK, Clock
-from rlm.models.faults import is_worth_another, retold
+from rlm.models.faults import is_worth_another, may_be_billed, retold
 from rlm.models.wrapper import mark_partial
 
 
@@ -105,6 +105,9 @@ class Fallback(Model):
                     if len(errors) == 1:
                         raise
                     raise _combine(errors) from error
+                asking = current_asking()
+                if asking is not None and may_be_billed(error):
+                    asking.lost += 1
             else:
                 self.given[place] += 1
                 return place, result, _attempts(errors)

@@ -64,6 +64,15 @@ def was_not_served(error: BaseException) -> bool:
     return error.attempts == 0 or error.kind == "connect" or (error.status is not None and 400 <= error.status < 500)
 
 
+def may_be_billed(error: BaseException) -> bool:
+    """Whether the provider may have worked on it without anybody hearing how much."""
+    if not isinstance(error, ModelError):
+        return True
+    if error.kind == "schema":
+        return error.paid is None
+    return error.attempts > 0 and error.kind in ("timeout", "cancelled", "truncated")
+
+
 def retold(error: ModelError, message: str, attempts: int) -> ModelError:
     """The same failure in other words: a copy, for a caller's model may raise one object many times."""
     told = type(error).__new__(type(error))  # not by `copy`, which calls a class of the caller's own with our arguments

@@ -12,7 +12,7 @@ from rlm.core.query import Completion
 from rlm.errors import ModelError, UsageError
 from rlm.models.asking import current_asking
 from rlm.models.clock import SYSTEM_CLOCK, Clock
-from rlm.models.faults import is_rate_limit, is_transient, retold
+from rlm.models.faults import is_rate_limit, is_transient, may_be_billed, retold
 from rlm.models.rolling import RollingCounts
 from rlm.models.wrapper import Wrapper
 
@@ -123,11 +123,14 @@ class Retry(Wrapper):
                 if refusal is not None:
                     self.given_up += 1
                     raise _told(error, asked, refusal) from error.__cause__
+                lost = may_be_billed(error)
             else:
                 return cast(T, _counted(result, asked)) if asked else result
             self.retries += 1
-            await self._clock.sleep(seconds)
             asking = current_asking()
+            if asking is not None and lost:
+                asking.lost += 1
+            await self._clock.sleep(seconds)
             if asking is not None:
                 asking.backoff_seconds += seconds
 

@@ -71,6 +71,7 @@ class SchemaModel(Around):
             repaired = await self.inner.complete(_to_repair(request, completion.text, problems))
         except ModelError as error:
             error.attempts += completion.attempts
+            error.paid = completion
             raise
         both = _added(completion, repaired)
         try:
@@ -79,7 +80,9 @@ class SchemaModel(Around):
             problems = str(mismatch)
         cut = " (the answer was cut at max_tokens)" if repaired.finish_reason == "length" else ""
         message = f"the answer does not fit the schema, nor did the one before it: {problems}{cut}"
-        raise ModelError(message, provider=both.provider, attempts=both.attempts, kind="schema")
+        failure = ModelError(message, provider=both.provider, attempts=both.attempts, kind="schema")
+        failure.paid = both
+        raise failure
 
     def _parse(self, completion: Completion, schema: Any) -> Any:
         try:
@@ -88,7 +91,9 @@ class SchemaModel(Around):
             raise
         except Exception as error:  # of any kind, where the schema is malformed: to ask again would not help
             told = str(error) if isinstance(error, UsageError) else f"schema: {type(error).__name__}: {error}"
-            raise ModelError(told, provider=self.name, attempts=completion.attempts, kind="bad_request") from error
+            failure = ModelError(told, provider=self.name, attempts=completion.attempts, kind="bad_request")
+            failure.paid = completion
+            raise failure from error
 
     def __repr__(self) -> str:
         return f"SchemaModel({self.inner!r})"

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rlm
+from rlm.core.ledger import Charge, Ledger
 from rlm.core.query import Completion, Request, Usage
 
 WIDE = """```repl
@@ -42,7 +43,10 @@ class Tree(rlm.Model):
 
 
 class Agent(Priced):
-    """Writes the same cell every turn until it is told that a turn is its last; a prompt is answered as by `Priced`."""
+    """Writes one cell again and again, with another number to print, until it is told that a turn is its last.
+
+    A prompt is answered as by `Priced`.
+    """
 
     def __init__(self, cell: str, **parameters: Any) -> None:
         super().__init__(**parameters)
@@ -54,7 +58,8 @@ class Agent(Priced):
             return completion
         self.heard.append(str(request.messages[-1]["content"]))
         self.allowed.append(request.max_tokens or 0)
-        text = "FINAL(the best there is)" if "last turn" in self.heard[-1] else self.cell
+        again = self.cell.replace("```repl\n", f"```repl\nprint({self.asked})\n")
+        text = "FINAL(the best there is)" if "last turn" in self.heard[-1] else again
         return Completion(text, usage=completion.usage, cost_usd=completion.cost_usd)
 
     @property
@@ -94,6 +99,13 @@ def test_a_tree_of_processes_likewise(budget: int) -> None:
     check_tree(budget, sandbox="process")
 
 
+@pytest.mark.parametrize("sandbox", ["inline", "process"])
+@pytest.mark.parametrize("budget", [1, 50])
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+def test_a_tree_on_threads_likewise(budget: int, sandbox: str) -> None:
+    check_tree(budget, sandbox=sandbox, use_pure_async=False)
+
+
 def test_refused_queries_bring_the_last_turn_and_its_answer() -> None:
     model = Agent(MANY)
     result = run(agent_of(model, budget=rlm.Budget(queries=10)))
@@ -122,6 +134,96 @@ def test_a_final_answer_for_which_little_is_left_is_made_shorter() -> None:
     model = Agent(MANY, tokens=20)
     run(agent_of(model, budget=rlm.Budget(output_tokens=5000), max_turns=1000))
     assert 64 <= model.allowed[-1] < 4000
+
+
+class Talker(Agent):
+    """Prints much and counts what it is sent, as a provider does."""
+
+    async def complete(self, request: Request) -> Completion:
+        completion = await super().complete(request)
+        if not request.messages:
+            return completion
+        self.chats.append(request.messages)
+        chars = sum(len(message["content"]) for message in request.messages)
+        written = min(300, request.max_tokens or 300)
+        usage = Usage(chars // 4, 5 if "FINAL" in completion.text else written)
+        self.counted += usage
+        return Completion(completion.text, usage=usage, cost_usd=self.find_cost_usd(usage))
+
+    counted = Usage()
+
+    def __init__(self, cell: str) -> None:
+        super().__init__(cell)
+        self.chats: list[Any] = []
+
+
+@pytest.mark.parametrize("limit", ["tokens", "input_tokens", "usd"])
+@pytest.mark.parametrize("tokens", [2_500, 4_000, 9_000, 20_000, 60_000])
+def test_however_much_the_history_grows_the_last_request_can_be_paid(limit: str, tokens: int) -> None:
+    model = Talker("```repl\nprint('a long line' * 3000)\n```")
+    amount = tokens * USD_PER_TOKEN if limit == "usd" else tokens
+    result = run(agent_of(model, budget=rlm.Budget(**{limit: amount})))
+    assert (result.answer, result.stopped_by) == ("the best there is", "budget")
+    assert model.counted.input_tokens + (limit != "input_tokens") * model.counted.output_tokens <= tokens
+
+
+def test_what_is_kept_is_enough_for_what_a_turn_may_add(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Charge] = []
+    monkeypatch.setattr(Ledger, "keep", lambda _, charge: kept.append(charge))
+    model = Talker("```repl\nprint('a long line' * 3000)\n```")
+    run(agent_of(model, budget=rlm.Budget(input_tokens=1_000_000), max_turns=2))
+    chars = [sum(len(message["content"]) for message in chat) for chat in model.chats]
+    assert all(charge.input_tokens > after / 4 for charge, after in zip(kept, chars[1:], strict=False))
+    assert kept[0].input_tokens > (chars[0] + 20_000) / 4 + 4_000
+
+
+def test_a_query_that_is_refused_for_its_size_leaves_the_run_its_budget() -> None:
+    model = script("```repl\nprint(llm_query('x' * 400_000))\n```", "```repl\nFINAL(llm_query('x'))\n```", "small")
+    result = run(agent_of(model, budget=rlm.Budget(tokens=60_000)))
+    assert (result.answer, result.stopped_by) == ("small", "final")
+    assert "does not allow it" in str(model.requests[1].messages[-1]["content"])
+
+
+def test_a_query_to_a_model_of_unknown_price_leaves_the_run_its_budget() -> None:
+    model = Agent("```repl\nprint(llm_batch_query(['x'], model='unknown')[0])\n```")
+    result = run(agent_of(model, budget=rlm.Budget(usd=50.0), max_turns=2))
+    assert result.stopped_by == "turns"
+    assert "the price of unknown is not known" in model.heard[2]
+
+
+def test_the_model_is_told_once_and_again_when_half_of_that_is_left() -> None:
+    model = Agent("```repl\nprint(llm_query('x', max_tokens=20))\n```")
+    run(agent_of(model, budget=rlm.Budget(queries=20), max_turns=30))
+    told = [20 - n for n, heard in enumerate(model.heard[2:], 1) if "Of the budget only" in heard]
+    assert told == [4, 1, 0]
+
+
+class Child(rlm.Model):
+    """A root that starts children, each of which asks one query; every answer is counted."""
+
+    name = "child"
+
+    async def complete(self, request: Request) -> Completion:
+        if not request.messages:
+            return Completion("yes", usage=Usage(5, 1))
+        await asyncio.sleep(0)
+        text = "```repl\nFINAL(llm_query('q'))\n```"
+        if "how many?" in str(request.messages[1]["content"]):
+            text = "```repl\nFINAL([str(a) for a in rlm_batch_query(['a part'] * 4)])\n```"
+        return Completion(text, usage=Usage(200, 30))
+
+
+@pytest.mark.parametrize("tokens", [12_000, 100_000])
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+def test_a_cell_that_freezes_its_loop_does_not_wait_for_the_agents_on_it(tokens: int) -> None:
+    parameters: dict[str, Any] = {"use_pure_async": False, "limits": rlm.Limits(query_seconds=10)}
+    assert run(agent_of(Child(), budget=rlm.Budget(tokens=tokens), **parameters)).value == ["yes"] * 4
+
+
+def test_the_seconds_of_a_budget_can_be_read() -> None:
+    result = run(agent_of(script("```repl\nFINAL(BUDGET())\n```"), budget=rlm.Budget(seconds=1000, queries=3)))
+    assert result.value["queries"] == 3
+    assert 900 <= result.value["seconds"] <= 1000
 
 
 def test_turns_are_those_of_the_whole_tree_and_one_is_the_roots_last() -> None:

@@ -83,17 +83,6 @@ def test_a_reply_with_nothing_to_run_is_answered_with_what_to_do(text: str, cut:
     assert expected in notice and bool(expected) == bool(notice)
 
 
-def test_the_history_shortens_old_observations_first_and_never_the_question_or_the_last() -> None:
-    history = History("system", "question" * 100, chars=25_000)
-    for turn in range(5):
-        history.add_reply(f"reply {turn}")
-        history.add_observation(f"output {turn}: " + "x" * 8_000)
-    texts = [message["content"] for message in history.messages]
-    assert sum(map(len, texts)) <= 25_000
-    assert texts[1] == "question" * 100 and len(texts[-1]) > 8_000
-    assert "[... shortened:" in texts[3] and texts[3].startswith("output 0:")
-
-
 def test_the_history_alternates_roles_and_holds_no_empty_message() -> None:
     history = History("system", "question")
     history.add_reply("")

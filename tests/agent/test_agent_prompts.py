@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from rlm import RLM, ScriptedModel
+from rlm.agent.families import FAMILIES, find_family
 from rlm.agent.prompts import build_first_message, build_system_prompt, describe_context, to_child_query
 
 
@@ -41,6 +43,54 @@ def test_tools_are_shown_with_signature_and_docstring() -> None:
 
 def test_without_recursion_the_prompt_says_that_rlm_query_is_plain() -> None:
     assert "the same as `llm_query" in build_system_prompt(recursion=False, output_chars=1, tools={})
+
+
+@pytest.mark.parametrize(
+    ("model", "family"),
+    [
+        ("openai/gpt-5", "default"),
+        ("scripted", "default"),
+        ("", "default"),
+        ("ollama/qwen3:8b", "default"),
+        ("openrouter/qwen/qwen3-coder", "qwen3-coder"),
+        ("vllm/Qwen/Qwen3-Coder-480B-A35B-Instruct", "qwen3-coder"),
+        ("vllm/mit-oasys/rlm-qwen3-8b-v0.1", "rlm-qwen3-8b"),
+        ("vllm/mit-oasys/rlm-qwen3-30b-a3b-v0.1", "rlm-qwen3-30b"),
+    ],
+)
+def test_the_family_of_a_model_is_told_by_its_name(model: str, family: str) -> None:
+    assert find_family(model).name == family
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_every_family_is_told_the_words_of_a_cell_and_how_to_end(family: Any) -> None:
+    prompt = build_system_prompt(recursion=True, output_chars=20_000, tools={}, budget=True, family=family)
+    assert all(word in prompt for word in ("`context`", "llm_query(prompt)", "rlm_query", "```repl", "BUDGET()"))
+    assert "FINAL(" in prompt or 'answer["ready"] = True' in prompt
+
+
+def test_a_model_that_asks_too_much_is_told_to_ask_less_and_no_other_is() -> None:
+    told = [build_system_prompt(recursion=True, output_chars=1, tools={}, family=family) for family in FAMILIES]
+    assert ["Each query costs time and money" in prompt for prompt in told] == [False, False, True, False]
+
+
+def test_a_trained_model_can_end_in_the_words_of_its_training() -> None:
+    ends = {
+        "rlm-qwen3-30b": "```repl\nanswer['content'] = len(llm_query_batched(['a', 'b']))\nanswer['ready'] = True\n```",
+        "rlm-qwen3-8b": "```repl\nx = len(llm_query_batched(['a', 'b']))\n```\nFINAL_VAR(x)",
+    }
+    for name, reply in ends.items():
+        root = ScriptedModel([reply])
+        root.name = name
+        assert RLM(root, str.upper, sandbox="inline").completion("q?").value == 2
+        assert "llm_query_batched" in root.requests[0].messages[0]["content"]
+
+
+def test_a_given_system_prompt_is_used_as_it_is() -> None:
+    root = ScriptedModel(["FINAL(x)"] * 2)
+    RLM(root, sandbox="inline", system_prompt="mine").completion("q?", "text")
+    RLM(root, sandbox="inline", system_prompt=lambda query, context: f"{query} {context}").completion("q?", "text")
+    assert [request.messages[0]["content"] for request in root.requests] == ["mine", "q? text"]
 
 
 @pytest.mark.parametrize(

@@ -2,52 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
 import anyio
 import pytest
+from agent_play import FakeRepl, cell, last_message, play
 
-from rlm.agent.clock import RunClock
-from rlm.agent.run import RunResult, run_agent
-from rlm.agent.turn import RunPlan
 from rlm.core.cell import CellError, CellResult, Final
 from rlm.core.events import Event, RunFinished, RunStarted, TurnFinished, TurnStarted
 from rlm.core.limits import Limits
 from rlm.core.query import Answer, Completion, QueryRecord, Request, Usage
 from rlm.errors import ModelError
 from rlm.models.base import Model
-from rlm.models.scripted import ScriptedModel
-
-Act = Callable[[str], CellResult]
-
-
-class FakeRepl:
-    """Runs nothing: `act` says what a cell's text gives."""
-
-    path = "fake/none"
-
-    def __init__(self, act: Act | None = None, names: Mapping[str, Any] | None = None) -> None:
-        self.cells: list[str] = []
-        self.timeouts: list[float | None] = []
-        self._act, self._names = act or final_or_output, names or {}
-
-    async def execute_async(self, code: str, *, timeout: float | None = None) -> CellResult:
-        self.cells.append(code)
-        self.timeouts.append(timeout)
-        return self._act(code)
-
-    async def names_async(self) -> Mapping[str, Any]:
-        return self._names
-
-
-def final_or_output(code: str) -> CellResult:
-    if code.startswith("FINAL("):
-        return CellResult(final=Final(code[6:-1]))
-    if code == "fail":
-        return CellResult("error", error=CellError("NameError", "no", "Traceback: NameError: no"))
-    return CellResult(stdout=f"ran {code}")
 
 
 class Never(Model):
@@ -56,28 +20,6 @@ class Never(Model):
     async def complete(self, request: Request) -> Completion:
         await anyio.sleep_forever()
         raise AssertionError
-
-
-def cell(code: str) -> str:
-    return f"```repl\n{code}\n```"
-
-
-def play(
-    replies: Sequence[Any] | Model, repl: FakeRepl | None = None, *, limits: Limits | None = None, **plan: Any
-) -> tuple[RunResult, list[Request]]:
-    model = replies if isinstance(replies, Model) else ScriptedModel(replies)
-    limits = limits or Limits()
-    made = RunPlan(model, "q?", "system", "first", "run-1", limits, **plan)
-
-    async def run() -> RunResult:
-        return await run_agent(repl or FakeRepl(), made, RunClock(limits.run_seconds))
-
-    result = asyncio.run(run())
-    return result, model.requests if isinstance(model, ScriptedModel) else []
-
-
-def last_message(request: Request) -> str:
-    return request.messages[-1]["content"]
 
 
 def test_a_final_in_code_ends_the_run() -> None:
@@ -141,23 +83,6 @@ def test_cells_after_a_final_do_not_run() -> None:
 def test_a_final_in_text_after_a_failed_cell_is_not_taken() -> None:
     result, requests = play([cell("fail") + "\nFINAL(wrong)", "FINAL(right)"])
     assert result.answer == "right" and "was not taken" in last_message(requests[1])
-
-
-def test_a_reply_without_code_is_told_what_to_do() -> None:
-    result, requests = play(["Let me think.", "```json\n{}\n```", "", "FINAL(x)"])
-    told = [last_message(request) for request in requests[1:]]
-    assert "no code to run" in told[0] and "marked json" in told[1] and "was empty" in told[2]
-    assert result.turns == 4
-
-
-def test_three_replies_of_prose_in_a_row_are_taken_for_the_answer() -> None:
-    result, requests = play(["It is 4.", "It is 4!", "The answer is 4."])
-    assert (result.answer, result.stopped_by, len(requests)) == ("The answer is 4.", "reply", 3)
-
-
-def test_code_between_replies_of_prose_starts_their_count_anew() -> None:
-    result, _ = play(["hm", "hm", cell("look"), "hm", "hm", "FINAL(x)"])
-    assert (result.answer, result.turns) == ("x", 6)
 
 
 def test_after_the_last_turn_the_best_answer_is_asked_for() -> None:

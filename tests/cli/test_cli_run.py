@@ -12,6 +12,12 @@ from typing import Any
 import pytest
 from cli_calls import ChatServer, call, command, script
 
+from rlm.agent.rlm import RLM
+from rlm.agent.run import RunResult
+from rlm.cli.main import main
+from rlm.core.query import Usage
+from rlm.errors import BudgetExceeded
+
 SIDES = [[], ["--no-pure-async"], ["--sandbox", "inline"], ["--sandbox", "inline", "--no-pure-async"]]
 LOOK_AND_ASK = ("print(type(context), len(context))", "answers = llm_batch_query(['a', 'b'])\nFINAL(''.join(answers))")
 
@@ -214,6 +220,24 @@ def test_without_room_for_a_last_request_the_last_words_are_printed_and_the_stat
     done = call(*run_args(chat, notes, max_tokens="2"))
     assert done.returncode == 1 and "allowed no last request" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_last_words_are_no_answer_and_json_tells_all_that_was_finished(
+    notes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def exceed(*_: object) -> RunResult:
+        partial = RunResult("I was about to look.", turns=3, stopped_by="budget", usage=Usage(30, 4))
+        raise BudgetExceeded("the budget allowed no last request", partial)
+
+    monkeypatch.setattr(RLM, "acompletion", exceed)
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    args = ["run", "--context", str(notes), "--query", "What?", "--model", "openai/m", "--json"]
+    assert main(args) == 1
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert (found["answer"], found["stopped_by"], found["turns"]) == ("I was about to look.", "budget", 3)
+    assert (found["input_tokens"], found["output_tokens"]) == (30, 4)
+    assert err.splitlines()[-1] == "rlm: the budget allowed no last request"
 
 
 def test_a_limit_in_usd_on_a_server_of_unknown_price_is_one_line_before_the_first_query(

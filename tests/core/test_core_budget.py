@@ -78,7 +78,7 @@ def test_what_may_fit_later_waits_in_order_for_others_to_settle() -> None:
         first.settle(Charge(output_tokens=20))
         (await large).settle(Charge(output_tokens=60))
         (await small).settle()
-        assert ledger.spent.tokens == 90
+        assert ledger.spent == {"tokens": 90}
 
     run(main())
 
@@ -180,5 +180,134 @@ def test_any_number_at_once_never_use_more_than_there_is_and_all_come_to_an_end(
 
     run(main())
     assert used <= limit + 1e-9
-    assert ledger.spent.tokens == pytest.approx(used)
+    assert ledger.spent["tokens"] == pytest.approx(used)
     assert ledger.left()["tokens"] == pytest.approx(limit - used)
+
+
+def test_rounding_leaves_nothing_for_which_somebody_would_wait_for_ever() -> None:
+    async def main() -> None:
+        ledger = Ledger(Budget(usd=1.0))
+        holds = [await ledger.hold(Charge(usd=usd)) for usd in (0.1, 0.2, 0.3)]
+        for hold in holds:
+            hold.settle(NOTHING)
+        (await asyncio.wait_for(ledger.hold(Charge(usd=1.0)), 5)).settle(NOTHING)
+        assert ledger.left() == {"usd": 1.0}
+
+    run(main())
+
+
+def test_what_was_granted_to_a_loop_that_has_closed_comes_back_once() -> None:
+    ledger = Ledger(Budget(tokens=100))
+    loop = asyncio.new_event_loop()
+    first = loop.run_until_complete(ledger.hold(Charge(output_tokens=80)))
+    coroutine = ledger.hold(Charge(output_tokens=60))
+    loop.run_until_complete(_step(coroutine))
+    loop.close()
+    first.settle(NOTHING)  # grants it to nobody
+    coroutine.close()
+    assert ledger.left() == {"tokens": 100}
+
+
+async def _step(coroutine: Any) -> None:
+    coroutine.send(None)
+
+
+def test_the_final_answer_waits_in_front_and_for_what_is_kept_for_it() -> None:
+    async def main() -> None:
+        ledger = Ledger(Budget(tokens=100))
+        ledger.keep(Charge(output_tokens=50))
+        first = await ledger.hold(Charge(output_tokens=40))
+        other = await started(ledger.hold(Charge(output_tokens=30)))
+        final = await started(ledger.hold(Charge(output_tokens=80), final=True))
+        assert not final.done()
+        first.settle(Charge(output_tokens=10))
+        (await asyncio.wait_for(final, 5)).settle(Charge(output_tokens=20))
+        with pytest.raises(OverBudget, match="20 tokens are left"):
+            await other
+
+    run(main())
+
+
+def test_for_a_firm_hold_nobody_waits_and_its_rest_comes_back() -> None:
+    async def main() -> None:
+        ledger = Ledger(Budget(tokens=100))
+        hold = await ledger.hold(Charge(output_tokens=80), firm=True)
+        with pytest.raises(OverBudget, match="20 tokens are left"):
+            await asyncio.wait_for(ledger.hold(Charge(output_tokens=30)), 5)
+        # but its like does, behind all others
+        like = await started(ledger.hold(Charge(output_tokens=30), firm=True))
+        other = await ledger.hold(Charge(output_tokens=15))
+        late = await started(ledger.hold(Charge(output_tokens=15)))
+        assert not like.done() and not late.done()
+        other.settle(NOTHING)
+        (await asyncio.wait_for(late, 5)).settle(NOTHING)
+        hold.settle(Charge(output_tokens=10))
+        (await asyncio.wait_for(like, 5)).settle(NOTHING)
+        assert ledger.left() == {"tokens": 90}
+
+    run(main())
+
+
+def test_who_does_not_wait_is_refused_what_does_not_fit_now_and_passes_a_queue() -> None:
+    async def main() -> None:
+        ledger = Ledger(Budget(tokens=100))
+        first = await ledger.hold(Charge(output_tokens=80))
+        other = await started(ledger.hold(Charge(output_tokens=60)))
+        with pytest.raises(OverBudget, match="20 tokens are left"):
+            await asyncio.wait_for(ledger.hold(Charge(output_tokens=30), waits=False), 5)
+        (await ledger.hold(Charge(output_tokens=20), waits=False)).settle(NOTHING)
+        first.settle(NOTHING)
+        (await asyncio.wait_for(other, 5)).settle(NOTHING)
+        assert ledger.left() == {"tokens": 100}
+
+    run(main())
+
+
+class Interrupting:
+    """A charge of 60 tokens; when the ledger looks at it for the nth time, something happens, as a garbage collection.
+
+    It looks once to see whether there is room, and then to take it, or else to see whether it will ever fit.
+    """
+
+    usd = input_tokens = queries = turns = 0
+    output_tokens = 60
+
+    def __init__(self, looks: int, happens: Any) -> None:
+        self.looks, self.happens = looks, happens
+
+    @property
+    def tokens(self) -> int:
+        self.looks -= 1
+        if self.looks == 0:
+            self.happens()
+        return 60
+
+
+@pytest.mark.parametrize("looks", [1, 2, 3])
+@pytest.mark.parametrize("holds", [1, 2])
+def test_what_settles_in_the_midst_of_a_reservation_is_not_lost(looks: int, holds: int) -> None:
+    async def main() -> None:
+        ledger = Ledger(Budget(tokens=100))
+        held = [await ledger.hold(Charge(output_tokens=90 // holds)) for _ in range(holds)]
+        charge: Any = Interrupting(looks, lambda: [hold.settle(NOTHING) for hold in held])
+        waiting = [await started(ledger.hold(most)) for most in (charge, Charge(output_tokens=60))]
+        for one in waiting:
+            (await asyncio.wait_for(one, 5)).settle(NOTHING)
+        assert ledger.left() == {"tokens": 100}
+
+    run(main())
+
+
+def test_what_settles_in_the_midst_of_a_reservation_gives_its_room_to_one_only() -> None:
+    async def main() -> None:
+        ledger = Ledger(Budget(tokens=200))
+        first = await ledger.hold(Charge(output_tokens=90))
+        second = await started(ledger.hold(Charge(output_tokens=150)))
+        charge: Any = Interrupting(2, lambda: first.settle(NOTHING))
+        third = await ledger.hold(charge, waits=False)
+        assert ledger.left() == {"tokens": 140}
+        third.settle(NOTHING)
+        (await asyncio.wait_for(second, 5)).settle(NOTHING)
+        assert ledger.left() == {"tokens": 200}
+
+    run(main())
