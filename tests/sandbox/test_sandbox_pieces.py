@@ -76,7 +76,8 @@ def send_and_receive(value: Any) -> Any:
 def check_same(found: str, text: str) -> None:
     """Also in how it is held: texts of two widths are never equal, though they may look so."""
     assert found == text and hash(found) == hash(str(text[:1] + text[1:])) and found.isascii() == text.isascii()
-    assert sys.getsizeof(found) == sys.getsizeof(text[:1] + text[1:])
+    # of a single character Python keeps one object, which may hold its UTF-8 as well
+    assert len(text) < 2 or sys.getsizeof(found) == sys.getsizeof(text[:1] + text[1:])
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
