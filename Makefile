@@ -15,7 +15,7 @@ import importlib.util as u; \
 (u.find_spec("venv") and u.find_spec("ensurepip")) or sys.exit("this Python has no venv or no ensurepip (on Debian: apt install python3-venv), or take another: make PYTHON=...")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-hostile check bench eval soak clean anew
+.PHONY: help demo test test-hostile check bench eval soak crash clean anew
 
 help:
 	@sed -n '1,3s/^# \{0,1\}//p' Makefile
@@ -23,6 +23,7 @@ help:
 	@echo '  make test-hostile   the hostile cells as root and not, with namespaces and without (minutes; as root)'
 	@echo '  make bench   the benchmarks (minutes)'
 	@echo '  make eval    generated tasks of up to 10M tokens with an exact oracle, on both sides (two minutes)'
+	@echo '  make crash   kills runs at 50 random moments, resumes them, and counts what is asked again (minutes)'
 	@echo '  make soak    100,000 queries to a server that fails at random (ten minutes at most)'
 	@echo '  make clean   removes what the others made'
 
@@ -69,6 +70,10 @@ bench: $(STAMP)
 
 eval: $(STAMP)
 	$(VENV)/bin/python tests/eval/eval_large.py $(ARGS)
+
+# Runs killed by SIGKILL at 50 random moments and resumed, over all sides: about five minutes.
+crash: $(STAMP)
+	$(VENV)/bin/python tests/record/crash.py $(ARGS)
 
 soak: $(STAMP)
 	$(RUN) benchmarks.soak $(ARGS)

@@ -36,9 +36,11 @@ _HOMES = {
     "RLM": "rlm.agent.rlm",
     "RLMError": "rlm.errors",
     "RLMReplEnvironment": "rlm.sync",
+    "RecordError": "rlm.errors",
     "Request": "rlm.core.query",
     "Retry": "rlm.models.retry",
     "RetryBudget": "rlm.models.retry",
+    "RunDiverged": "rlm.errors",
     "RunResult": "rlm.agent.run",
     "SandboxError": "rlm.errors",
     "SandboxUnavailable": "rlm.errors",
@@ -78,7 +80,9 @@ if TYPE_CHECKING:
     from rlm.errors import LLMQueryError as LLMQueryError
     from rlm.errors import ModelError as ModelError
     from rlm.errors import QueryRefused as QueryRefused
+    from rlm.errors import RecordError as RecordError
     from rlm.errors import RLMError as RLMError
+    from rlm.errors import RunDiverged as RunDiverged
     from rlm.errors import SandboxError as SandboxError
     from rlm.errors import SandboxUnavailable as SandboxUnavailable
     from rlm.errors import ToolError as ToolError

@@ -20,19 +20,21 @@ from rlm.core.enforced import Enforced
 from rlm.core.events import CellFinished, CellStarted, Listener
 from rlm.core.limits import Limits
 from rlm.core.query import Answer, Request, Usage
+from rlm.core.recording import Recorder
 from rlm.core.waiting import current_loop_key, in_trio
 from rlm.errors import LLMQueryError, QueryRefused, UsageError
-from rlm.models.answerer import Answerer
 from rlm.models.base import Model
 from rlm.models.limiter import Limiter
 from rlm.models.purse import Purse, choose_purse
+from rlm.models.recorded import make_answerer
 from rlm.models.resolve import compose_any, make_limiter
 from rlm.repl.queries import RequestMaker
 from rlm.sandbox.choose import make_sandbox
-from rlm.sandbox.desk import Desk, Toolbox
+from rlm.sandbox.desk import Desk
 from rlm.sandbox.isolation import Isolation
 from rlm.sandbox.pool import WorkerPool, is_born_with_context
 from rlm.sandbox.process import ProcessSandbox
+from rlm.sandbox.recorded_tools import make_toolbox
 from rlm.sandbox.snapshot import Snapshot
 
 ModelLike = Model | str | Callable[..., Any]
@@ -63,7 +65,6 @@ class Parameters(TypedDict, total=False):
     budget: Budget | Purse | None
 
 
-_SANDBOXES = ("process", "inline")
 _executing: ContextVar[tuple[object, ...]] = ContextVar("rlm_executing", default=())
 
 
@@ -89,11 +90,13 @@ class AsyncRLMReplEnvironment:
     isolation: `full` (the default: a worker that the kernel does not confine is refused with `SandboxUnavailable`),
         `best` (one warning instead) or `none`; None reads `RLM_ISOLATION`. `enforced` says what holds.
     preload: modules imported once, before workers are forked. read_paths: further folders that cells may read and
-        import from. pool: a `WorkerPool`, which has these three then.
+        import from. pool: a `WorkerPool`, which has these three then. recorder: of an agent's run; forks have none.
 
     Use it as `async with`, or call `aclose`. It belongs to the event loop that first used it.
     Source: "One query, from cell to model and back" in docs/design.md.
     """
+
+    _turn: anyio.Lock
 
     def __init__(  # noqa: PLR0913 -- the public door; every parameter but the first two is keyword-only
         self,
@@ -120,9 +123,10 @@ class AsyncRLMReplEnvironment:
         read_paths: Sequence[str | os.PathLike[str]] = (),
         pool: WorkerPool | None = None,
         budget: Budget | Purse | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         check_shapes(limits, tools)
-        check_choice("sandbox", sandbox, _SANDBOXES)
+        check_choice("sandbox", sandbox, ("process", "inline"))
         check_choice("query_errors", query_errors, ("raise", "text"))
         self.limits = (limits or Limits()).override(cell_seconds=cell_timeout, compute_seconds=compute_timeout)
         check_combinations(sandbox, self.limits, model, base_url)
@@ -131,17 +135,17 @@ class AsyncRLMReplEnvironment:
         loops = self._bridge.name == "threaded"
         self._model, self._owned = compose_any(model, base_url=base_url, limiter=limiter, many_loops=loops)
         purse = choose_purse(budget, self._model)
-        self._toolbox = Toolbox(tools or {}, {} if purse is None else {"BUDGET": purse.show})
-        self._answerer = Answerer(
-            self._model, limiter=limiter, query_seconds=self.limits.query_seconds,
+        self._toolbox = make_toolbox(tools or {}, {} if purse is None else {"BUDGET": purse.show}, recorder)
+        self._answerer = make_answerer(
+            self._model, recorder, limiter=limiter, query_seconds=self.limits.query_seconds,
             default_max_tokens=max_tokens, child=child_model, listener=listener, depth=depth, purse=purse,
         )  # fmt: skip
-        self._child = child_model
         self._requests = RequestMaker("llm", max_tokens, self.limits.prompt_bytes)
-        self._query_errors = query_errors
+        self._query_errors, self._child = query_errors, child_model
         self._listener, self._depth = listener, depth
         variables = {} if is_born_with_context(pool) and context is None else {"context": context}
-        desk = Desk(self._answerer, self._bridge, self.limits, self._toolbox, max_tokens, query_errors, variables)
+        seed = getattr(recorder, "seed", None)
+        desk = Desk(self._answerer, self._bridge, self.limits, self._toolbox, max_tokens, query_errors, variables, seed)
         self._sandbox = make_sandbox(sandbox, desk, isolation, preload, read_paths, pool)
         self._sharing = WeakSet([self])  # the environments that use this model, forked from one another
         self._same = Parameters(  # for `fork`
@@ -151,7 +155,6 @@ class AsyncRLMReplEnvironment:
         )  # fmt: skip
         self._pid = os.getpid()
         self._loop: Any = None
-        self._turn: anyio.Lock
         self._opened = self._closed = False
         self._execution: object | None = None
         self._closing: asyncio.Future[None] | None = None

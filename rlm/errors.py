@@ -90,6 +90,30 @@ class BudgetExceeded(RLMError):
         return type(self), (str(self), self.partial)
 
 
+class RecordError(RLMError):
+    """A run's record cannot be read, written or gone on from. The run stops, and can be resumed from what is written.
+
+    Raised too where a run that shall be resumed is not in the record, or another process is at work on it.
+    """
+
+
+class RunDiverged(RecordError):
+    """A recorded cell, run again, does not do what it did, so the state cannot be made again.
+
+    run_id: of the run, or child run. cell: its number, None where it is the agent's own request. request: what was
+    asked, or missing, its beginning.
+    """
+
+    def __init__(self, run_id: str, cell: int | None, request: str, why: str) -> None:
+        self.run_id, self.cell, self.request, self.why = run_id, cell, request, why
+        where = "a request of the agent" if cell is None else f"cell {cell}"
+        what = f": {request!r:.200}" if request else ""
+        super().__init__(f"run {run_id} comes out differently when it is run again: {where} {why}{what}")
+
+    def __reduce__(self) -> tuple[type[RunDiverged], tuple[str, int | None, str, str]]:
+        return type(self), (self.run_id, self.cell, self.request, self.why)
+
+
 class SandboxError(RLMError):
     """No worker can be had, or it was lost outside a cell: the next call tries with a fresh one."""
 

@@ -34,6 +34,14 @@ class RunClock:
         """Note that a cell begins which may take so long."""
         self._cell_ends = time.monotonic() + seconds
 
+    def go_on(self, used_seconds: float) -> None:
+        """Stand where it stood when so much of the run was over: what was before now does not count."""
+        shift = time.monotonic() - used_seconds - self.started
+        self.started += shift
+        self._turns_end += shift
+        self._run_ends += shift
+        self._cell_ends += shift
+
     def child_seconds(self) -> float:
         """What a child run may take: the running cell's remaining time less a tenth for the parent. May be negative."""
         return (self._cell_ends - time.monotonic()) * (1 - RESERVE)

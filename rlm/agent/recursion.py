@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -14,21 +13,26 @@ from rlm.agent.clock import RunClock, within
 from rlm.agent.families import find_family
 from rlm.agent.feedback import OBSERVATION_CHARS
 from rlm.agent.options import RunOptions
+from rlm.agent.recorded import RecordedRepl
+from rlm.agent.recording import child_tape, keep_result, kept, new_head
 from rlm.agent.run import RunResult, run_agent
 from rlm.agent.tree import Tree
-from rlm.agent.turn import RunPlan
+from rlm.agent.turn import Repl, RunPlan
 from rlm.agent.window import find_window
 from rlm.core.budget import Budget
 from rlm.core.events import Listener
 from rlm.core.limits import Limits
 from rlm.core.query import Completion, Request
+from rlm.core.recording import current_ticket
 from rlm.environment import AsyncRLMReplEnvironment
-from rlm.errors import BudgetExceeded, ModelError
+from rlm.errors import BudgetExceeded, ModelError, RecordError
 from rlm.models.base import Model
 from rlm.models.limit import ConcurrencyLimit
 from rlm.models.limiter import Limiter
 from rlm.models.resolve import compose_model, make_limiter
 from rlm.models.spending import Spending
+from rlm.record.journal import RunHead
+from rlm.record.tape import Tape
 from rlm.sandbox.isolation import Isolation
 from rlm.sandbox.pool import WorkerPool
 
@@ -68,13 +72,14 @@ class Setup:
     pool: WorkerPool | None = None
     budget: Budget | None = None
     options: RunOptions = field(default_factory=RunOptions)
+    record: str | os.PathLike[str] | None = None
 
 
 @dataclass(frozen=True)
 class Job:
     """One question. `depth` and `limits` are the host's: nothing a cell says about them counts.
 
-    `spent` is what its run has used, also where that fails.
+    `spent` is what its run has used, also where that fails. `tape`: its record, where one is kept.
     """
 
     query: str
@@ -83,6 +88,7 @@ class Job:
     depth: int = 0
     model_name: str | None = None
     spent: Spending = field(default_factory=Spending)
+    tape: Tape | None = None
 
 
 def make_tree(setup: Setup) -> Tree:
@@ -118,20 +124,33 @@ async def _open_models(setup: Setup, root: ModelSpec, tree: Tree) -> AsyncIterat
 async def run_job(setup: Setup, job: Job, tree: Tree) -> RunResult:
     """Answer one question in an environment that is opened for it and closed after it."""
     clock = RunClock(job.limits.run_seconds)
-    async with _open_models(setup, setup.sub_model if job.depth else setup.model, tree) as models:
-        return await _run_with(setup, job, clock, tree, models)
+    with kept(job.tape):
+        async with _open_models(setup, setup.sub_model if job.depth else setup.model, tree) as models:
+            result = await _run_with(setup, job, clock, tree, models)
+        if job.tape is not None:
+            keep_result(job.tape, result)
+    return result
+
+
+def make_head(setup: Setup, job: Job, **more: Any) -> RunHead:
+    """What is said once of a run: its name, its question, what its model is shown first."""
+    spec = setup.sub_model if job.depth else setup.model
+    name = spec if isinstance(spec, str) else str(getattr(spec, "name", ""))
+    system = _system_prompt(setup, job, job.depth < len(setup.children), job.model_name or name)
+    first = prompts.build_first_message(job.query, _context_of(setup, job))
+    return new_head(job.query, system, first, depth=job.depth, sandbox=setup.sandbox, **more)
 
 
 async def _run_with(setup: Setup, job: Job, clock: RunClock, tree: Tree, models: tuple[Model, Model]) -> RunResult:
     model, sub_model = models
-    options = setup.options
-    recursion = job.depth < len(setup.children)
+    options, tape = setup.options, job.tape
+    head = make_head(setup, job) if tape is None else tape.head
     plan = RunPlan(
         model=model,
         query=job.query,
-        system=_system_prompt(setup, job, recursion, job.model_name or model.name),
-        first_message=prompts.build_first_message(job.query, _context_of(setup, job)),
-        run_id=uuid.uuid4().hex,
+        system=head.system,
+        first_message=head.first_message,
+        run_id=head.run_id,
         limits=job.limits,
         max_turns=setup.max_turns,
         depth=job.depth,
@@ -143,10 +162,16 @@ async def _run_with(setup: Setup, job: Job, clock: RunClock, tree: Tree, models:
         context_window=options.context_window or find_window(model, job.model_name),
         answer_schema=None if job.depth else options.answer_schema,
         stop_when_certain=None if job.depth else options.stop_when_certain,
+        tape=tape,
     )
+    recursion = job.depth < len(setup.children)
     child = ChildRuns(setup, job, clock, tree, sub_model.name) if recursion else None
     async with make_environment(setup, job, tree, sub_model, child) as env:
-        return await run_agent(env, plan, clock)
+        repl: Repl = env
+        if tape is not None:
+            tape.elapsed = clock.elapsed
+            repl = RecordedRepl(env, plan, tape, sub_model)
+        return await run_agent(repl, plan, clock)
 
 
 def make_environment(
@@ -172,6 +197,7 @@ def make_environment(
         read_paths=setup.read_paths,
         pool=setup.pool,
         budget=tree.purse,
+        recorder=job.tape,
     )
 
 
@@ -196,17 +222,32 @@ class ChildRuns(Model):
             query = prompts.to_child_query(request.prompt)
             job = Job(query, request.prompt, limits, depth, request.model)
             try:
+                job = self._recorded(job)
                 result = await run_job(self._setup, job, self._tree)
                 if result.stopped_by == "time" and not result.answer:
                     words = f"the child run gave no answer within {seconds:.3g} seconds"
                     raise ModelError(words, provider=self.name, kind="timeout")
             except BaseException as error:
                 self._parent.spent.add(job.spent.usage, job.spent.cost_usd)
+                if self._parent.tape is not None and isinstance(error, RecordError):
+                    self._parent.tape.fail(error)  # no failure of the child's, to be told to a cell: all ends
                 if isinstance(error, BudgetExceeded):
                     raise ModelError(f"the child run: {error}", provider=self.name, kind="budget") from None
                 raise
+            finally:
+                ticket = current_ticket.get()
+                if job.tape is not None and ticket is not None:
+                    ticket.child = job.tape.spent
         name = request.model or self.name
         return Completion(result.answer, name, result.usage, "stop", cost_usd=result.cost_usd)
+
+    def _recorded(self, job: Job) -> Job:
+        """The child's job with its record, which belongs to the query that it answers."""
+        tape, ticket = self._parent.tape, current_ticket.get()
+        if tape is None or ticket is None:
+            return job
+        place = tape.head.run_id, ticket.cell, ticket.key, ticket.occurrence
+        return replace(job, tape=child_tape(tape.journal, make_head(self._setup, job), job.context, place))
 
 
 def _context_of(setup: Setup, job: Job) -> Any:

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from rlm.agent.clock import within
 from rlm.agent.options import RunOptions, StopWhenCertain
-from rlm.agent.recursion import Job, ModelSpec, Setup, SystemPrompt, make_environment, make_model, make_tree, run_job
+from rlm.agent.recursion import Job, ModelSpec, Setup, SystemPrompt, make_environment, make_model, make_tree
+from rlm.agent.resume import replay_run, resume_run, start_run
 from rlm.agent.run import RunResult
 from rlm.bridge.choose import read_flag
 from rlm.core.budget import Budget
@@ -19,6 +20,7 @@ from rlm.errors import UsageError
 from rlm.models.limit import ConcurrencyLimit
 from rlm.models.limiter import Limiter
 from rlm.models.purse import check_prices
+from rlm.record.tape import Difference
 from rlm.sandbox.isolation import Isolation, choose_isolation
 from rlm.sandbox.pool import WorkerPool
 
@@ -49,6 +51,8 @@ class RLM:
     context_window: tokens that the models which write cells can read and write at once; else what is known of each by
         its name, else 128,000. Before a chat fills it, its older turns are shortened to an account of them.
     listener: is told every event (`rlm.core.events`), on the loop of the run or on a thread of the threaded side.
+    record: a file that keeps every turn, cell, query and answer before it is used, so that `resume` goes on with a run
+        that was killed, stopped or cancelled. The context must be a str, bytes or of JSON types then.
 
     One object serves any number of runs at once, on any loops and threads. Raises `UsageError`.
     """
@@ -81,13 +85,12 @@ class RLM:
         context_window: int | None = None,
         answer_schema: Any = None,
         stop_when_certain: StopWhenCertain | None = None,
+        record: str | os.PathLike[str] | None = None,
     ) -> None:
-        budget = _check_budget(budget)
+        budget = _check_first(budget, limits, tools)
         max_depth, max_children = _least(max_depth, budget.depth, 1), _least(max_children, budget.children, 8)
-        _check_whole(0, max_depth=max_depth)
-        _check_whole(1, max_turns=max_turns, max_children=max_children)
-        _check_whole(1, max_concurrency=max_concurrency, max_tokens=max_tokens)
-        check_shapes(limits, tools)
+        _check_whole(max_depth=max_depth, max_turns=max_turns, max_children=max_children)
+        _check_whole(max_concurrency=max_concurrency, max_tokens=max_tokens)
         self._setup = Setup(
             model=model,
             sub_model=model if sub_model is None else sub_model,
@@ -111,8 +114,9 @@ class RLM:
             pool=pool,
             budget=budget,
             options=RunOptions(context_window, answer_schema, stop_when_certain),
+            record=_check_record(record),
         )
-        _rehearse(self._setup, budget)
+        _rehearse(self._setup)
 
     @property
     def budget(self) -> Budget:
@@ -134,18 +138,47 @@ class RLM:
 
         Raises `BudgetExceeded` where the budget did not allow even a last request; `ModelError` where the root model
         fails, and after the first query of a cell or child that meets a wrong key, an exhausted quota or a model that
-        its provider does not know; `SandboxError` where no worker can be had.
-        Cancelling stops the cell, its queries and its children, and closes the environment.
+        its provider does not know; `SandboxError` where no worker can be had; `RecordError` where the record cannot
+        be written. Cancelling stops the cell, its queries and its children, and closes the environment.
         """
         if not isinstance(query, str) or not query.strip():
             raise UsageError(f"query={query!r:.80}: give the question, a str that is not empty")
-        return await run_job(self._setup, Job(query, context, self._setup.limits), make_tree(self._setup))
+        return await start_run(self._setup, query, context)
 
     def completion(self, query: str, context: Any = None) -> RunResult:
         """`acompletion` for callers without an event loop; inside one it blocks that loop. Ctrl-C stops the run."""
         from rlm.sync import run_sync
 
         return run_sync(lambda: self.acompletion(query, context))
+
+    async def aresume(self, run_id: str) -> RunResult:
+        """Go on with a recorded run; its question and context come from the record, all else from this object.
+
+        The environment is made again by running the recorded cells with the recorded answers: no model is asked what
+        it has answered, and no tool called that has returned. A finished run gives its result, and nothing is run.
+        Raises as `acompletion`; `RunDiverged` where a recorded cell now does something else, so that the state cannot
+        be made again; `RecordError` for a run that is not in the record or that a living process is at work on.
+        """
+        return await resume_run(self._setup, run_id)
+
+    def resume(self, run_id: str) -> RunResult:
+        """`aresume` for callers without an event loop, as `completion` beside `acompletion`."""
+        from rlm.sync import run_sync
+
+        return run_sync(lambda: self.aresume(run_id))
+
+    async def areplay(self, run_id: str) -> tuple[Difference, ...]:
+        """Run a recorded run and its children again against nothing but the record, and say where they differ.
+
+        Nothing is asked, called or written; cells whose state was lost later are left out. Empty: no difference.
+        """
+        return await replay_run(self._setup, run_id)
+
+
+def _check_record(record: object) -> str | os.PathLike[str] | None:
+    if record is None or (isinstance(record, (str, os.PathLike)) and os.fspath(record)):
+        return record
+    raise UsageError(f"record={record!r:.80}: give the path of a file")
 
 
 def _read_isolation(given: Isolation | None, sandbox: str, pool: WorkerPool | None) -> Isolation | None:
@@ -154,18 +187,20 @@ def _read_isolation(given: Isolation | None, sandbox: str, pool: WorkerPool | No
     return choose_isolation(given) if concerned else given
 
 
-def _rehearse(setup: Setup, budget: Budget) -> None:
+def _rehearse(setup: Setup) -> None:
     """Say what cannot work now, and not at the first run: nothing is opened and nothing is kept."""
-    if setup.base_url is not None and not any(isinstance(spec, str) for spec in (setup.model, setup.sub_model)):
-        raise UsageError(f"base_url={setup.base_url!r} goes with a model given by name; none is")
+    base_url = setup.base_url
+    if base_url is not None and not any(isinstance(spec, str) for spec in (setup.model, setup.sub_model)):
+        raise UsageError(f"base_url={base_url!r} goes with a model given by name; none is")
     tree = make_tree(setup)
     root, _ = make_model(setup, setup.model, tree)
     sub, _ = make_model(setup, setup.sub_model, tree)
-    check_prices(budget, (root, sub))
+    check_prices(setup.budget or Budget(), (root, sub))
     make_environment(setup, Job("", None, setup.limits), tree, sub)
 
 
-def _check_budget(budget: object) -> Budget:
+def _check_first(budget: object, limits: object, tools: object) -> Budget:
+    check_shapes(limits, tools)
     if budget is None:
         return Budget()
     if not isinstance(budget, Budget):
@@ -185,7 +220,8 @@ def _least(given: int | None, budgeted: int | None, default: int) -> int:
     return min(said) if said else default
 
 
-def _check_whole(least: int, **given: object) -> None:
+def _check_whole(**given: object) -> None:
     for name, value in given.items():
+        least = 0 if name == "max_depth" else 1
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise UsageError(f"{name}={value!r}: give a whole number of at least {least}")

@@ -8,6 +8,7 @@ from typing import Any
 from rlm.agent.answers import Outcome, Unfit, to_demand, to_outcome
 from rlm.agent.clock import OutOfTime, RunClock
 from rlm.agent.history import History
+from rlm.agent.recorded import make_steps
 from rlm.agent.turn import OutOfBudget, Repl, RunPlan, Steps
 from rlm.core.cell import CellResult
 from rlm.core.events import RunFinished, RunStarted
@@ -49,7 +50,7 @@ async def run_agent(env: Repl, plan: RunPlan, clock: RunClock) -> RunResult:
     Raises `ModelError` where the root model fails, or a query so that no further one can be answered; `SandboxError`
     without a worker; `BudgetExceeded` where the budget did not allow even a last request.
     """
-    run = Steps(env, plan, clock, _begin_history(plan))
+    run = make_steps(env, plan, clock=clock, history=_begin_history(plan))
     run.emit(RunStarted(run_id=plan.run_id))
     try:
         outcome, stopped_by = await _turns(run)

@@ -34,6 +34,7 @@ from rlm.models.gate import Gate
 from rlm.models.purse import Purse
 from rlm.models.schema import Mismatch
 from rlm.models.spending import Spending
+from rlm.record.tape import Tape
 
 _ONE_TURN = Charge(turns=1)
 _GROWTH_CHARS = OBSERVATION_CHARS + 2_000
@@ -68,7 +69,7 @@ class RunPlan:
 
     `gate` is shut by a query's failure that no further asking can mend: the run ends with it. `purse`: out of which the
     whole tree pays, if it has a budget. `spent` is what it uses. `context_window`: of the model, in tokens.
-    `answer_schema`: what the final answer has to fit.
+    `answer_schema`: what the final answer has to fit. `tape`: its record, where one is kept.
     """
 
     model: Model
@@ -87,6 +88,7 @@ class RunPlan:
     context_window: int = DEFAULT_WINDOW
     answer_schema: Any = None
     stop_when_certain: StopWhenCertain | None = None
+    tape: Tape | None = None
 
 
 @dataclass
@@ -112,8 +114,9 @@ class Steps:
 
     async def ask(self) -> Reply:
         """Ask the root model for its next reply and put it in the history."""
+        self.before_asking()
         self.emit(TurnStarted(turn=self.turn))
-        completion = await self._complete()
+        completion = await self.complete()
         usage = completion.usage or Usage()
         self.plan.spent.add(usage, completion.cost_usd)
         tokens = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
@@ -139,25 +142,45 @@ class Steps:
             return final, "final"
         return (None, "certain") if self.certain else self.stall.judge(reply)
 
-    async def _complete(self) -> Completion:
-        left = self.clock.left(last=self.last)
-        seconds = min(self.plan.limits.query_seconds, left)
+    def before_asking(self) -> None:
+        """What is to be said to the model first: nothing here."""
+
+    def left(self) -> float:
+        """The seconds that are left. Raises `OutOfTime`."""
+        return self.clock.left(last=self.last)
+
+    def make_request(self) -> Request:
+        """What the model is asked now."""
         if self.history.is_full:
             self.history.compact()
         messages = self.history.messages
-        request = Request(messages[-1]["content"], model=self.plan.model_name, messages=messages)
+        return Request(messages[-1]["content"], model=self.plan.model_name, messages=messages)
+
+    async def complete(self) -> Completion:
+        """The model's reply. Raises `OutOfTime`, `OutOfBudget`, `ModelError`."""
+        while True:
+            try:
+                return await self._ask_once()
+            except ModelError as error:
+                is_short = error.kind == "budget"
+                if (error.kind == "context_length" or (is_short and self.last)) and self.history.shrink():
+                    self.note_shrunk()
+                    continue
+                if not is_short:
+                    raise
+                self.turn -= not self.last  # nobody was asked
+                raise OutOfBudget(str(error)) from None
+
+    def note_shrunk(self) -> None:
+        """The history has been made shorter than the model's window demands: nothing to do here."""
+
+    async def _ask_once(self) -> Completion:
+        left = self.left()
+        seconds = min(self.plan.limits.query_seconds, left)
+        request = self.make_request()
         try:
             with Asking(deadline=monotonic() + seconds), anyio.move_on_after(seconds):
                 return await self._pay(request)
-        except ModelError as error:
-            if error.kind == "budget":
-                if self.last and self.history.shrink():
-                    return await self._complete()
-                self.turn -= not self.last  # nobody was asked
-                raise OutOfBudget(str(error)) from None
-            if error.kind == "context_length" and self.history.shrink():
-                return await self._complete()
-            raise
         except RLMError:
             raise
         except Exception as error:  # any failure of a caller's model is the model's failure
@@ -194,14 +217,19 @@ class Steps:
                 return final
             shown.append(why_not)
         notice = self.stall.note(reply, "\n\n".join(shown))
+        is_near, warning = self.warn()
+        self.history.add_observation("\n\n".join(part for part in (*shown, notice, warning) if part))
+        # what was refused only for being large leaves the run its budget: the model has seen why, and goes on
+        if is_near and not self.last and not self.certain and any(map(_is_over_budget, results)):
+            raise OutOfBudget("queries were refused, for the budget did not allow them")
+        return None
+
+    def warn(self) -> tuple[bool, str]:
+        """Whether little of the budget is left, and what the model is to be told of it that it has not heard."""
         near = {} if self.plan.purse is None else self.plan.purse.ledger.near()
         news = {name: left for name, left in near.items() if name not in self.told or left < self.told[name] / 2}
         self.told |= news
-        self.history.add_observation("\n\n".join(part for part in (*shown, notice, to_warning(news)) if part))
-        # what was refused only for being large leaves the run its budget: the model has seen why, and goes on
-        if near and not self.last and not self.certain and any(map(_is_over_budget, results)):
-            raise OutOfBudget("queries were refused, for the budget did not allow them")
-        return None
+        return bool(near), to_warning(news)
 
     async def run_cells(self, cells: Sequence[str]) -> list[CellResult]:
         """Run cells in order, up to the first that fails or gives a final answer, or to the end of the time.
@@ -211,7 +239,7 @@ class Steps:
         results: list[CellResult] = []
         for code in cells:
             try:
-                left = self.clock.left(last=self.last)
+                left = self.left()
             except OutOfTime:
                 if results:
                     break
@@ -237,7 +265,7 @@ class Steps:
             return
         said = self.plan.stop_when_certain(result)
         if inspect.isawaitable(said):
-            with contextlib.suppress(OutOfTime), anyio.move_on_after(self.clock.left()):
+            with contextlib.suppress(OutOfTime), anyio.move_on_after(self.left()):
                 said = await said
             if inspect.isawaitable(said):  # it took all the time there was
                 return

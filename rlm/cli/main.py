@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from rlm import __version__
 from rlm.errors import RLMError, SandboxUnavailable, UsageError
 
-COMMANDS = ("run", "demo", "eval", "repl", "prompt", "models", "doctor")
+COMMANDS = ("run", "runs", "resume", "replay", "demo", "eval", "repl", "prompt", "models", "doctor")
 _INTERRUPTED = 130
 
 

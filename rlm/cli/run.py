@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from rlm.cli.options import add_side_options, use_pure_async
+from rlm.cli.recorded import RunWatch, add_record_option, tell_stopped
 from rlm.errors import BudgetExceeded, UsageError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--max-usd", type=float, metavar="USD", help="money for the whole run, where prices are known")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="tokens in and out for the whole run")
     parser.add_argument("--max-queries", type=int, metavar="N", help="queries of cells in the whole run")
+    add_record_option(parser, required=False)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the answer")
     add_side_options(parser)
 
@@ -45,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.query.strip():
         raise UsageError("--query: the question is empty")
     progress, shown = open_progress(verbose=args.verbose)
-    agent = _make_agent(args, progress)
+    watch = RunWatch(progress)
+    agent = _make_agent(args, watch)
     context = read_context(args.context)
     _tell_limits(agent, args)
     has_answer = True
@@ -55,7 +58,15 @@ def run(args: argparse.Namespace) -> int:
     except BudgetExceeded as over:
         print(f"rlm: {over}", file=sys.stderr)
         result, has_answer = over.partial, False
-    if args.json:
+    except KeyboardInterrupt:
+        tell_stopped(watch, args.record)
+        raise
+    return show(result, as_json=args.json, has_answer=has_answer)
+
+
+def show(result: RunResult, *, as_json: bool, has_answer: bool = True) -> int:
+    """Print a result; gives the exit status. has_answer: False for what was finished of a run that has none."""
+    if as_json:
         print(json.dumps(_to_json(result), ensure_ascii=False, default=repr))
     else:
         print(result.answer)
@@ -80,6 +91,7 @@ def _make_agent(args: argparse.Namespace, listener: Listener) -> RLM:
         max_concurrency=args.concurrency,
         budget=Budget(usd=args.max_usd, tokens=args.max_tokens, queries=args.max_queries),
         listener=listener,
+        record=args.record,
     )
 
 

@@ -72,6 +72,11 @@ class CellResult:
         return self.status in ("killed", "crashed")
 
     @property
+    def state_lost_before(self) -> bool:
+        """Whether the variables of all earlier cells were gone when this one began."""
+        return "all variables are lost" in self.notice
+
+    @property
     def usage(self) -> Usage:
         """Tokens of all queries whose provider reported them, those with answers that fit no schema among them."""
         return sum((r.answer.usage for r in self.queries if r.answer.usage is not None), Usage())

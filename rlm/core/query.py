@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rlm.core.checks import is_number
-from rlm.errors import UsageError
+from rlm.errors import FATAL_KINDS, UsageError
 
 Kind = Literal["llm", "rlm"]
 MAX_TOKENS = (1 << 31) - 1
@@ -199,8 +199,8 @@ class AnswerError:
 
     @property
     def refused(self) -> bool:
-        """Whether nobody was asked, because a limit or the budget forbids it."""
-        return self.kind in ("refused", "budget")
+        """Whether nobody was asked, because a limit or the budget forbids it, or because the run is over (`Gate`)."""
+        return self.kind in ("refused", "budget") or (self.attempts == 0 and self.kind in FATAL_KINDS)
 
     def to_text(self) -> str:
         """What stands in the place of the answer."""

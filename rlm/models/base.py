@@ -12,6 +12,9 @@ class Model(ABC):
     """Answers requests. One object serves any number of event loops and threads at once.
 
     A client (connection pool) belongs to the loop it was made on: a model makes one per loop, lazily.
+
+    A model whose answers depend on what it was asked before may have `replayed(request, completion)`: it is told so,
+    in no certain order, what it was asked before a run was resumed; completion: None where it failed.
     """
 
     name: str = ""

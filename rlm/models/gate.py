@@ -36,7 +36,7 @@ class Gate(Wrapper):
             raise
 
     def _repeat(self, error: ModelError) -> ModelError:
-        return ModelError(str(error), provider=error.provider, status=error.status, attempts=0, kind="refused")
+        return ModelError(str(error), provider=error.provider, status=error.status, attempts=0, kind=error.kind)
 
     def __repr__(self) -> str:
         return f"<Gate {'open' if self.error is None else f'shut: {self.error}'}>"

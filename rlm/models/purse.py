@@ -13,7 +13,7 @@ from time import monotonic
 from rlm.core.budget import Budget
 from rlm.core.ledger import NOTHING, Charge, Hold, Ledger, OverBudget
 from rlm.core.options import dump_options
-from rlm.core.query import NO_OPTIONS, Completion, Request, Usage
+from rlm.core.query import NO_OPTIONS, Answer, Completion, Request, Usage
 from rlm.errors import ModelError, UsageError
 from rlm.models.asking import current_asking
 from rlm.models.base import Model
@@ -132,6 +132,13 @@ class Purse:
             if self._is_paid:
                 further = _output_of(request) + further_chars * self._estimate.tokens_per_char * _MARGIN
             self.ledger.keep(counts.add(self._most(model, request, _output_of(request), further)))
+
+    def most(self, model: Model, request: Request) -> Charge:
+        """What a request may take at most; nothing where its price is not known, for then it was never asked."""
+        try:
+            return self._most(model, request, _output_of(request))
+        except _Unpriced:
+            return NOTHING
 
     def _most(self, model: Model, request: Request, output_tokens: float, further_tokens: float = 0.0) -> Charge:
         """What a request may take at most, as far as that can be told before. Raises `_Unpriced`."""
@@ -255,6 +262,22 @@ def _chars_of(request: Request) -> int:
         return len(dump_options(request.options))
     except (ValueError, TypeError, RecursionError, UsageError):  # not from a cell: those are bounded
         return 0
+
+
+def charge_of(purse: Purse | None, model: Model | None, request: Request, answer: Answer, counts: Charge) -> Charge:
+    """What an answer has taken, as a purse would settle it: known numbers, else the most it may have been."""
+    error = answer.error
+    if error is not None and error.refused:
+        return NOTHING
+    limits = frozenset[str]() if purse is None else frozenset(purse.ledger.budget.given())
+    if error is None:
+        usage, usd = answer.usage, answer.cost_usd
+        if not ((usd is None and "usd" in limits) or (usage is None and limits & _TOKENS)):
+            usage = usage or Usage()
+            return counts.add(Charge(usd or 0.0, usage.input_tokens, usage.output_tokens))
+    elif not may_be_billed(ModelError(error.message, kind=error.kind, attempts=error.attempts)):
+        return counts
+    return counts if purse is None or model is None else counts.add(purse.most(model, request))
 
 
 def choose_purse(budget: Budget | Purse | None, model: Model | None) -> Purse | None:

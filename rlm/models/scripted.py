@@ -64,6 +64,11 @@ class ScriptedModel(Model):
             )
         return await to_completion(result, self.name)
 
+    def replayed(self, request: Request, completion: Completion | None) -> None:
+        """Pass over a reply that it has given in an earlier life of a resumed run."""
+        with self._lock:
+            self._turn += 1
+
     def __repr__(self) -> str:
         what = "function" if self._function is not None else f"{len(self._replies)} replies"
         return f"ScriptedModel({what})"

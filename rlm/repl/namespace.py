@@ -35,13 +35,16 @@ def import_when_used(name: str) -> ModuleType:
 class Namespace:
     """Holds `variables`, the globals of every cell. The words are bound anew before each cell, `answer` is not.
 
-    words: functions and other fixed names. refused_imports: module name -> why it cannot be imported in a cell.
+    words: functions and other fixed names. refused_imports: module name -> why it cannot be imported in a cell, or
+        the module that a cell gets instead.
     as_main: also stand in `sys.modules` as `__main__`, so that classes of a cell can be pickled (worker only).
     """
 
     variables: dict[str, Any]
 
-    def __init__(self, words: Mapping[str, Any], refused_imports: Mapping[str, str], as_main: bool) -> None:
+    def __init__(
+        self, words: Mapping[str, Any], refused_imports: Mapping[str, str | ModuleType], as_main: bool
+    ) -> None:
         fixed = {"asyncio": import_when_used("asyncio"), "LLMQueryError": LLMQueryError, "QueryRefused": QueryRefused}
         grep = make_grep(lambda: self.variables.get("context"))
         self._words: dict[str, Any] = {
@@ -119,7 +122,7 @@ def _to_repr(value: Any) -> str:
         return f"<{type(value).__name__} object whose repr raised {type(exc).__name__}>"
 
 
-def make_builtins(refused_imports: Mapping[str, str], list_variables: Callable[[], str]) -> dict[str, Any]:
+def make_builtins(refused_imports: Mapping[str, str | ModuleType], list_variables: Callable[[], str]) -> dict[str, Any]:
     """A copy of the builtins for cells, in which nothing reads the host's stdin or closes it."""
     names = dict(vars(builtins))
 
@@ -157,14 +160,16 @@ def make_builtins(refused_imports: Mapping[str, str], list_variables: Callable[[
     return names
 
 
-def make_import(refused: Mapping[str, str]) -> Callable[..., Any]:
-    """An `__import__` that raises ImportError with its sentence for the modules named in `refused`."""
+def make_import(refused: Mapping[str, str | ModuleType]) -> Callable[..., Any]:
+    """An `__import__` that raises ImportError with its sentence for modules named in `refused`, or gives another."""
     import_module = builtins.__import__
 
     def import_unless_refused(name: str, globals: Any = None, locals: Any = None, *rest: Any, **more: Any) -> Any:
         sentence = refused.get(name.partition(".")[0])
         # a relative import names a part of some package, not the module refused
         if sentence is not None and not (rest[1] if len(rest) > 1 else more.get("level", 0)):
+            if not isinstance(sentence, str):
+                return sentence
             raise ImportError(sentence, name=name)
         return import_module(name, globals, locals, *rest, **more)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any, Literal
 
 from rlm.core.cell import CellError, CellResult, Final
@@ -36,7 +36,7 @@ class Repl:
     port: where queries and tool calls go. output_chars: each of stdout, stderr and the last value.
     prompt_bytes, max_tokens: limit and default of queries. query_errors: `"text"` returns a failed answer where
     `"raise"` raises. tools: name -> text, the docstring. hints: fragment of an error's message -> sentence.
-    inline: the cells share a running event loop with the host. refused_imports: module -> why not.
+    inline: the cells share a running event loop with the host. refused_imports: module -> why not, or another.
     confined: the kernel holds the cells to limits, of which hints tell.
     as_main: the namespace is also the module `__main__` of this process.
     settle: undoes what a cell's code left behind that the REPL's own must not meet.
@@ -52,7 +52,7 @@ class Repl:
         query_errors: Literal["raise", "text"] = "raise",
         tools: Mapping[str, str] = _NOTHING,
         hints: Mapping[str, str] = _NOTHING,
-        refused_imports: Mapping[str, str] = _NOTHING,
+        refused_imports: Mapping[str, str | ModuleType] = _NOTHING,
         inline: bool = False,
         confined: bool = False,
         as_main: bool = False,

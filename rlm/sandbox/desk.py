@@ -88,6 +88,7 @@ class Desk:
     max_tokens: int
     query_errors: Literal["raise", "text"]
     variables: dict[str, Any] = field(default_factory=dict)  # set in every fresh namespace, e.g. `context`
+    seed: int | None = None  # of a worker's random numbers; None: another one each time
 
     @property
     def side(self) -> str:

@@ -28,6 +28,7 @@ from rlm.repl import streams
 from rlm.repl.repl import Repl
 from rlm.sandbox.clock import CellClock
 from rlm.sandbox.desk import REFUSALS_BEFORE_STOP, Desk, QueryCount, QueryLog, refuse_all
+from rlm.sandbox.seeded import seeded_random
 
 _REFUSED_IMPORTS = {
     "nest_asyncio": "it would patch the host's event loop; use `await` or llm_batch_query, or sandbox='process'",
@@ -181,7 +182,9 @@ class InlineSandbox:
             max_tokens=desk.max_tokens,
             query_errors=desk.query_errors,
             tools=desk.tools.describe(),
-            refused_imports=_REFUSED_IMPORTS,
+            refused_imports=_REFUSED_IMPORTS
+            if desk.seed is None
+            else {**_REFUSED_IMPORTS, "random": seeded_random(desk.seed)},
             inline=True,
         )
         self._cells = 0

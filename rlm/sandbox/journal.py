@@ -166,7 +166,12 @@ def shown(result: CellResult) -> str:
     if result.notice:
         result = replace(result, notice="")
     text = f"{result.status}\n{result.to_text()}\n{result.final!r}"
-    return brief(_ADDRESS.sub("0x", text) if "0x" in text else text)
+    return brief(without_addresses(text))
+
+
+def without_addresses(text: str) -> str:
+    """The text with no addresses in memory in it, which are others each time."""
+    return _ADDRESS.sub("0x", text) if "0x" in text else text
 
 
 def brief(text: str) -> str:

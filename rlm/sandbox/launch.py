@@ -32,6 +32,8 @@ from rlm.sandbox.protocol import pack
 from rlm.sandbox.readable import readable
 from rlm.sandbox.values import pack_value
 
+HASH_SEED = "0"
+"""PYTHONHASHSEED of every worker: zygotes are shared, so no run has one of its own."""
 _PROGRAM = Path(__file__).with_name("zygote.py")
 _NUMERIC_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _EXIT_SECONDS = 5.0
@@ -282,7 +284,7 @@ def _pour(data: bytes, control: socket.socket) -> None:
 
 def _environment() -> dict[str, str]:
     # Fixed, and ours: nothing of the host's environment, where keys live, reaches a worker but what loads libraries.
-    fixed = {"LANG": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp", "PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "0"}
+    fixed = {"LANG": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp", "PATH": "/usr/bin:/bin", "PYTHONHASHSEED": HASH_SEED}
     fixed.update(dict.fromkeys(_NUMERIC_THREADS, "1"))
     fixed["MALLOC_ARENA_MAX"] = "2"  # each arena reserves 64 MB of address space, which is what `memory_bytes` limits
     # A thread that a library leaves running keeps its process from being forked: Arrow's allocator would start one.

@@ -261,6 +261,8 @@ class ProcessSandbox:
             "query_errors": desk.query_errors,
             "tools": desk.tools.describe(),
         }
+        if desk.seed is not None:
+            settings["seed"] = desk.seed
         return {"t": "setup", "settings": settings}
 
     async def _set_variables(self) -> None:

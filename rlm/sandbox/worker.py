@@ -122,6 +122,8 @@ class Worker:
 
     def _set_up(self, settings: Header) -> None:
         """Take the environment's settings. The REPL that is there was made while nobody waited, for the usual ones."""
+        if "seed" in settings:
+            worker_fork.reseed(settings.pop("seed"))
         if any(settings[name] != usual for name, usual in _USUAL.items()):
             self._repl = self._make_repl(**settings)
         self._set_inherited()

@@ -8,6 +8,7 @@ that the C library keeps) is done here by the same functions.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import signal
 import sys
@@ -138,11 +139,16 @@ def renew_loop(loop: Any) -> None:
     loop._make_self_pipe()
 
 
-def reseed() -> None:
-    """Give generators of random numbers that do not see to themselves after a fork a seed of this process's own."""
+def reseed(seed: int | None = None) -> None:
+    """Give generators of random numbers that do not see to themselves after a fork a seed of this process's own.
+
+    seed: instead, the one to begin with, of 32 bits.
+    """
     random = sys.modules.get("random")
+    if random is None and seed is not None:
+        random = importlib.import_module("random")
     if random is not None:  # the hook that does it is not run in every fork
-        random.seed()
+        random.seed(seed)
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
-        numpy_random.seed(int.from_bytes(os.urandom(4), "little"))
+        numpy_random.seed(int.from_bytes(os.urandom(4), "little") if seed is None else seed)

@@ -113,7 +113,7 @@ def test_a_gate_shuts_at_the_first_failure_that_no_asking_mends_and_says_so_to_a
         ("provider", 1, "HTTP 503"),
         "yes",
         ("auth", 1, "openai: wrong key"),
-        ("refused", 0, "openai: wrong key"),
+        ("auth", 0, "openai: wrong key"),
     ]
     assert gate.error is wrong_key
 

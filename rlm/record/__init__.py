@@ -1,0 +1,1 @@
+"""The journal of runs: what must survive a crash."""
