@@ -23,6 +23,7 @@ _HOMES = {
     "Enforced": "rlm.core.enforced",
     "Fallback": "rlm.models.fallback",
     "Final": "rlm.core.cell",
+    "Hedge": "rlm.models.hedge",
     "IsolationWarning": "rlm.errors",
     "LLMQueryError": "rlm.errors",
     "Limiter": "rlm.models.limiter",
@@ -94,6 +95,7 @@ if TYPE_CHECKING:
     from rlm.models.cache import Cache as Cache
     from rlm.models.clients import from_client as from_client
     from rlm.models.fallback import Fallback as Fallback
+    from rlm.models.hedge import Hedge as Hedge
     from rlm.models.limiter import Limiter as Limiter
     from rlm.models.resolve import open_model as open_model
     from rlm.models.retry import Retry as Retry

@@ -1,13 +1,16 @@
 """The order in which wrappers stand around a provider. It is written here and nowhere else.
 
     cache -> schema -> fallback -> for each provider:
-    retry -> the breaker's door -> limiter -> gate -> breaker -> health -> price -> provider
+    retry -> hedge -> the breaker's door -> limiter -> gate -> breaker -> health -> price -> provider
 
 - The cache is outermost: what it knows costs no attempt, no slot and no turn.
 - The schema's repair is a request of its own: it may fall back, is retried, limited and priced by itself.
 - Fallback sees a provider's last word only, when its retries are spent or its breaker is open.
 - Retry is outside the breaker and the limiter: each attempt counts for the one and queues in the other, and nobody
   holds a slot while it waits for the next attempt.
+- The hedge is inside retry, for it is about one attempt, and outside the limiter: a second request is one more at the
+  provider, so it takes a slot and an allowance of its own, and none is sent where it would have to queue for them. Its
+  clock starts inside the limiter (`StartLine`), for a long queue is no reason to ask twice.
 - The breaker is asked on both sides of the limiter. Outside, an open one answers without queueing. Inside, those that
   were queueing when it opened are answered at the end of their queue, unasked; and only what is at the provider is
   under way.
@@ -27,6 +30,7 @@ from rlm.models.base import Around, Model
 from rlm.models.breaker import Breaker
 from rlm.models.fallback import Fallback
 from rlm.models.health import Health
+from rlm.models.hedge import Hedge, StartLine
 from rlm.models.limiter import Limiter
 from rlm.models.retry import Retry
 from rlm.models.wrapper import WrappedModel, Wrapper
@@ -52,6 +56,7 @@ class Wrappers:
     health: Health | None = None
     price: Wraps | None = None
     gate: Wrapper | None = None
+    hedge: Hedge | None = None
 
 
 def compose_provider(provider: Model, wrappers: Wrappers) -> Model:
@@ -63,12 +68,16 @@ def compose_provider(provider: Model, wrappers: Wrappers) -> Model:
         model = wrappers.health.wrap(model)
     if wrappers.breaker is not None:
         model = wrappers.breaker.wrap(model)
+    if wrappers.hedge is not None:
+        model = StartLine().wrap(model)
     if wrappers.gate is not None:
         model = wrappers.gate.wrap(model)
     if wrappers.limiter is not None:
         model = wrappers.limiter.wrap(model)
         if wrappers.breaker is not None:
             model = _Door(wrappers.breaker).wrap(model)
+    if wrappers.hedge is not None:
+        model = wrappers.hedge.around(wrappers.limiter, wrappers.breaker).wrap(model)
     if wrappers.retry is not None:
         model = wrappers.retry.wrap(model)
     return model

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 class OpenedModel(Around):
     """What `rlm.open_model` gives: a model with all that stands around it.
 
-    `retry`, `breaker`, `limiter` and `health` are those around it, None where there is none; their state can be read
-    at any time. What else the model has is reached through it.
+    `retry`, `hedge`, `breaker`, `limiter` and `health` are those around it, None where there is none; their state can
+    be read at any time. What else the model has is reached through it.
     """
 
     def __init__(self, inner: Model, wrappers: Wrappers) -> None:
         self.name, self.inner = inner.name, inner
         self.retry, self.breaker = wrappers.retry, wrappers.breaker
+        self.hedge = wrappers.hedge
         self.limiter, self.health = wrappers.limiter, wrappers.health
 
     def complete(self, request: Request) -> Coroutine[Any, Any, Completion]:

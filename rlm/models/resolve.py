@@ -7,6 +7,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,6 +19,7 @@ from rlm.models.compose import Wrappers, Wraps, compose
 from rlm.models.fallback import Fallback
 from rlm.models.function import FunctionModel
 from rlm.models.health import Health
+from rlm.models.hedge import Hedge
 from rlm.models.limiter import Limiter
 from rlm.models.opened import OpenedModel, to_provider
 from rlm.models.providers.registry import PROVIDERS
@@ -155,6 +157,7 @@ async def open_model(  # noqa: PLR0913 -- a public door; every parameter but the
     breaker: Breaker | bool = True,
     limiter: Limiter | None = None,
     cache: CacheLike | None = None,
+    hedge: Hedge | None = None,
     **seconds: float,
 ) -> AsyncIterator[OpenedModel]:
     """A context manager that gives the model and closes it at the end; a `Model` object is left open.
@@ -167,14 +170,18 @@ async def open_model(  # noqa: PLR0913 -- a public door; every parameter but the
         stands only what is given as an object.
     limiter: else, around a name, one of as many at once as there are connections.
     cache: a `Cache`, or the path of one, which is closed at the end.
+    hedge: asks a second time what has had no answer for a while; else nothing is asked twice at once.
     seconds: with a name only, `connect_seconds` (10), `read_seconds` (300: for one wait for data), `write_seconds`
         (10), `pool_seconds` (10: for a free connection), `keepalive_seconds` (30: of a connection without a request).
     What stands around what is written in `rlm/models/compose.py`. Raises `UsageError`.
     """
+    if hedge is not None:
+        _choose("hedge", hedge, Hedge)
     made, owned, wrappers = _make(
         model, retry, breaker, limiter, max_connections, base_url=base_url,
         api_key=api_key, verify=verify, transport=transport, **seconds,
     )  # fmt: skip
+    wrappers = replace(wrappers, hedge=hedge)
     opened = cache if cache is None or isinstance(cache, Cache) else Cache(cache)
     try:
         yield OpenedModel(compose((made, wrappers), schema=_SCHEMA, cache=opened), wrappers)

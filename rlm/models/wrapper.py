@@ -21,6 +21,9 @@ Stream = Callable[[Request, OnText], Coroutine[Any, Any, Completion]]
 class Wrapper(ABC):
     """Stands around calls. One object may stand around many: they then share its state, on every loop and thread."""
 
+    around_streams = True
+    """Whether it stands around the `stream` of a model too."""
+
     @abstractmethod
     async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `function` and give what it gives."""
@@ -59,7 +62,7 @@ class WrappedModel(Around):
         if name.startswith("_") or name in ("inner", "wrapper"):
             raise AttributeError(name)
         value = getattr(self.inner, name)
-        if not inspect.iscoroutinefunction(value):
+        if not inspect.iscoroutinefunction(value) or (name == "stream" and not self.wrapper.around_streams):
             return value
         return self.wrapper.wrap(mark_partial(value) if name == "stream" else value)
 

@@ -25,6 +25,17 @@ def message(text: str = "hello", reason: str | None = "end_turn", **more: Any) -
     return whole | {"usage": {"input_tokens": 3, "output_tokens": 4}} | more
 
 
+def generated(text: str = "hello", reason: str | None = "STOP", **more: Any) -> dict[str, Any]:
+    parts = [{"text": "hm", "thought": True}, {"text": text}]
+    whole = {"candidates": [{"content": {"parts": parts, "role": "model"}, "finishReason": reason, "index": 0}]}
+    counted = {"promptTokenCount": 3, "candidatesTokenCount": 4, "totalTokenCount": 7}
+    return whole | {"modelVersion": "g-1", "usageMetadata": counted} | more
+
+
+def whole_answer(provider: str, text: str = "hello") -> dict[str, Any]:
+    return {"anthropic": message, "gemini": generated}.get(provider, chat)(text)
+
+
 def events(*datas: Any, end: str = "") -> list[bytes]:
     """One piece of bytes for each event; a str goes as it is."""
     lines = [f"data: {data if isinstance(data, str) else json.dumps(data)}\n\n".encode() for data in datas]

@@ -20,10 +20,17 @@ from rlm.models.compose import Wrappers, compose
 from rlm.models.health import Health
 from rlm.models.limiter import Limiter
 from rlm.models.providers.anthropic import AnthropicModel
+from rlm.models.providers.base import HTTPModel
+from rlm.models.providers.gemini import GeminiModel
 from rlm.models.providers.openai import OpenAIModel
 from rlm.models.retry import Retry
 
-both = pytest.mark.parametrize("provider", ["openai", "anthropic"])
+MODELS: dict[str, tuple[type[HTTPModel], str]] = {
+    "openai": (OpenAIModel, "gpt-4o"),
+    "anthropic": (AnthropicModel, "claude-opus-4-6"),
+    "gemini": (GeminiModel, "gemini-2.5-flash"),
+}
+each = pytest.mark.parametrize("provider", ["openai", "anthropic", "gemini"])
 over_all = pytest.mark.parametrize("transport", ["httpx2", "httptools", "pyreqwest"])
 BACKOFF_SECONDS = 0.04
 
@@ -58,8 +65,7 @@ class Road:
         self.breaker = Breaker(options.get("failures", 50))
         self.health = Health(self.breaker)
         self.retry = Retry(options.get("attempts", 4), BACKOFF_SECONDS, clock=FullWaits(options.get("server")))
-        kind = AnthropicModel if provider == "anthropic" else OpenAIModel
-        name = "claude-opus-4-6" if provider == "anthropic" else "gpt-4o"
+        kind, name = MODELS[provider]
         bare = kind(name, transport=transport, read_seconds=options.get("read_seconds", 10.0))
         self.model = compose((bare, Wrappers(self.retry, self.breaker, self.limiter, self.health)))
 
@@ -90,7 +96,7 @@ class Road:
         return completion, "".join(told)
 
 
-@both
+@each
 @over_all
 def test_a_rate_limit_is_waited_out(llmock: Any, provider: str, transport: str) -> None:
     llmock.rate_limit(times=2, retry_after=0.15, provider=provider)
@@ -99,7 +105,7 @@ def test_a_rate_limit_is_waited_out(llmock: Any, provider: str, transport: str) 
     llmock.assert_resilient(strict=True)
 
 
-@both
+@each
 def test_rate_limits_into_a_batch_lose_no_query_and_are_asked_again_in_time(llmock: Any, provider: str) -> None:
     llmock.rate_limit(times=3, retry_after=0.15, provider=provider)
     answers = Road(provider, concurrency=4).ask_many(30)
@@ -108,7 +114,7 @@ def test_rate_limits_into_a_batch_lose_no_query_and_are_asked_again_in_time(llmo
     llmock.assert_resilient(strict=True)
 
 
-@both
+@each
 def test_rate_limits_do_not_open_the_breaker(llmock: Any, provider: str) -> None:
     llmock.rate_limit(times=3, retry_after=0.1, provider=provider)
     road = Road(provider, failures=1)
@@ -117,7 +123,7 @@ def test_rate_limits_do_not_open_the_breaker(llmock: Any, provider: str) -> None
     llmock.assert_resilient(strict=True)
 
 
-@both
+@each
 @over_all
 def test_a_burst_of_errors_is_outlived_with_growing_pauses(llmock: Any, provider: str, transport: str) -> None:
     llmock.fail(500, times=3, provider=provider)
@@ -126,7 +132,7 @@ def test_a_burst_of_errors_is_outlived_with_growing_pauses(llmock: Any, provider
     llmock.assert_resilient(strict=True)
 
 
-@both
+@each
 @pytest.mark.parametrize(("status", "retry_after"), [(502, None), (503, 0.15), (529, 0.15), (408, None), (409, None)])
 def test_every_error_that_may_pass_is_asked_again(
     llmock: Any, provider: str, status: int, retry_after: float | None
@@ -137,7 +143,7 @@ def test_every_error_that_may_pass_is_asked_again(
     llmock.assert_resilient(strict=True)
 
 
-@both
+@each
 def test_a_burst_into_a_batch_loses_no_query(llmock: Any, provider: str) -> None:
     llmock.fail(500, times=40, provider=provider)
     road = Road(provider, failures=100)
@@ -147,7 +153,7 @@ def test_a_burst_into_a_batch_loses_no_query(llmock: Any, provider: str) -> None
     llmock.assert_resilient(strict=True)
 
 
-@both
+@each
 def test_an_outage_is_given_up_after_the_attempts_and_then_not_asked_at_all(llmock: Any, provider: str) -> None:
     llmock.fail(503, times=None, retry_after=0.1, provider=provider)
     road = Road(provider, failures=3, attempts=3)
@@ -161,7 +167,7 @@ def test_an_outage_is_given_up_after_the_attempts_and_then_not_asked_at_all(llmo
     llmock.assert_resilient(strict=True)
 
 
-@both
+@each
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
 def test_what_will_not_change_is_asked_once(llmock: Any, provider: str, status: int) -> None:
     llmock.fail(status, times=None, provider=provider)
@@ -171,7 +177,7 @@ def test_what_will_not_change_is_asked_once(llmock: Any, provider: str, status: 
     llmock.assert_resilient(strict=True)
 
 
-@both
+@each
 @over_all
 @pytest.mark.parametrize("fault", ["truncate", "disconnect", "corrupt"])
 def test_a_stream_that_breaks_before_its_first_word_is_asked_for_again(
@@ -188,7 +194,7 @@ def test_a_stream_that_breaks_before_its_first_word_is_asked_for_again(
     llmock.assert_resilient(strict=True)
 
 
-@both
+@each
 @over_all
 @pytest.mark.parametrize("fault", ["truncate", "disconnect"])
 def test_a_stream_that_breaks_in_its_text_is_no_answer_and_is_not_told_twice(
@@ -205,7 +211,7 @@ def test_a_stream_that_breaks_in_its_text_is_no_answer_and_is_not_told_twice(
     llmock.assert_resilient(strict=True)
 
 
-@both
+@each
 @over_all
 def test_a_stream_that_stalls_is_left_and_asked_for_again(llmock: Any, provider: str, transport: str) -> None:
     llmock.stall(after_chunks=0, seconds=5.0, provider=provider)
@@ -215,7 +221,7 @@ def test_a_stream_that_stalls_is_left_and_asked_for_again(llmock: Any, provider:
     llmock.assert_resilient(strict=True)
 
 
-@both
+@each
 @over_all
 def test_a_slow_answer_and_a_dripping_one_are_waited_for(llmock: Any, provider: str, transport: str) -> None:
     llmock.delay(0.1, provider=provider)
@@ -229,7 +235,7 @@ def test_a_slow_answer_and_a_dripping_one_are_waited_for(llmock: Any, provider: 
     llmock.assert_resilient(strict=True)
 
 
-@both
+@each
 def test_a_slow_answer_is_left_when_nothing_comes_in_time_and_asked_for_again(llmock: Any, provider: str) -> None:
     llmock.delay(0.6, provider=provider)
     completion = Road(provider, read_seconds=0.1, server=llmock).ask()

@@ -39,6 +39,8 @@ def test_the_price_is_that_of_the_list_for_fresh_cached_and_output_tokens() -> N
         (OPENAI, "gpt-5.4"),
         ("https://api.anthropic.com", "claude-sonnet-4-5-20250929"),
         ("https://api.anthropic.com", "claude-sonnet-4-6"),
+        ("https://generativelanguage.googleapis.com", "gemini-3.5-flash"),
+        ("https://generativelanguage.googleapis.com", "gemini-2.5-pro"),
         ("https://api.moonshot.ai/v1", "kimi-k2.6"),
         ("https://open.bigmodel.cn/api/paas/v4", "glm-5.2"),
         ("https://api.z.ai/api/paas/v4", "glm-5.2"),

@@ -106,3 +106,23 @@ def test_an_error_of_the_server_has_its_kind() -> None:
     with pytest.raises(ModelError) as caught:
         embed((429, {"retry-after": "2"}, {"error": {"message": "slow"}}))
     assert (caught.value.kind, caught.value.retry_after) == ("rate_limit", 2.0)
+
+
+def test_geminis_vectors_come_for_many_texts_at_once() -> None:
+    texts = [str(n) for n in range(101)]
+    parts = [{"embeddings": [{"values": [float(n)]} for n in range(100)], "usageMetadata": {"promptTokenCount": 5}}]
+    parts += [{"embeddings": [{"values": [100.0]}]}]
+    found, transport = embed(*parts, texts=texts, provider="gemini", dimensions=1)
+    assert found.vectors == [[float(n)] for n in range(101)]
+    assert (found.model, found.usage) == ("e", Usage(5))
+    first = {"model": "models/e", "outputDimensionality": 1, "content": {"parts": [{"text": "0"}]}}
+    assert transport.bodies[0]["requests"][0] == first
+    assert [len(body["requests"]) for body in transport.bodies] == [100, 1]
+    assert {call.url for call in transport.calls} == {
+        "https://generativelanguage.googleapis.com/v1beta/models/e:batchEmbedContents"
+    }
+    with pytest.raises(ModelError, match="1 vectors for 2 texts"):
+        embed({"embeddings": [{"values": [1.0]}]}, provider="gemini")
+    with pytest.raises(ModelError, match="is empty") as caught:
+        embed(texts=[" "], provider="gemini")
+    assert caught.value.attempts == 0

@@ -30,6 +30,16 @@ def said(message: str, **more: Any) -> dict[str, Any]:
     return {"error": {"message": message} | more}
 
 
+def google(message: str, status: str, *details: dict[str, Any]) -> dict[str, Any]:
+    return said(message, status=status, details=[{"@type": "type.googleapis.com/google.rpc.Help"}, *details])
+
+
+def spent(quota: str) -> dict[str, Any]:
+    return {"violations": [{"quotaId": quota, "quotaValue": "20"}]}
+
+
+EXCEEDED = "You exceeded your current quota, please check your plan and billing details."
+
 REFUSALS = [
     ("zhipu", 429, said("余额不足或无可用资源包,请充值。", code="1113"), "quota"),
     ("zai", 429, said("Insufficient balance or no resource package", code="1113"), "quota"),
@@ -91,6 +101,34 @@ REFUSALS = [
     ("anthropic", 400, said("prompt is too long: 9 tokens > 8", type="invalid_request_error"), "context_length"),
     ("anthropic", 400, said("Your credit balance is too low", type="invalid_request_error"), "quota"),
     ("anthropic", 429, said("slow", type="rate_limit_error"), "rate_limit"),
+    ("gemini", 400, google("API key not valid. Please pass a valid API key.", "INVALID_ARGUMENT"), "auth"),
+    ("gemini", 400, google("API key expired.", "INVALID_ARGUMENT", {"reason": "API_KEY_INVALID"}), "auth"),
+    ("gemini", 403, google("denied", "PERMISSION_DENIED"), "auth"),
+    ("gemini", 404, google("models/m is not found for API version v1beta, or ...", "NOT_FOUND"), "unknown_model"),
+    ("gemini", 400, google("Unknown name", "INVALID_ARGUMENT"), "bad_request"),
+    ("gemini", 400, google("Please enable billing on your project", "FAILED_PRECONDITION"), "quota"),
+    (
+        "gemini",
+        400,
+        google("The input token count (9) exceeds the maximum number of tokens allowed (8).", "INVALID_ARGUMENT"),
+        "context_length",
+    ),
+    ("gemini", 429, google("Resource has been exhausted (e.g. check quota).", "RESOURCE_EXHAUSTED"), "rate_limit"),
+    ("gemini", 429, google(EXCEEDED, "RESOURCE_EXHAUSTED", spent("RequestsPerMinutePerProject")), "rate_limit"),
+    ("gemini", 429, google(EXCEEDED, "RESOURCE_EXHAUSTED", {"retryDelay": "38s"}), "rate_limit"),
+    ("gemini", 429, google(EXCEEDED, "RESOURCE_EXHAUSTED", spent("RequestsPerDay"), {"retryDelay": "38s"}), "quota"),
+    (
+        "gemini",
+        429,
+        google(f"{EXCEEDED} limit: 0, model: m", "RESOURCE_EXHAUSTED", spent("TokensPerMinute"), {"retryDelay": "3s"}),
+        "quota",
+    ),
+    ("gemini", 429, google(EXCEEDED, "RESOURCE_EXHAUSTED"), "quota"),
+    ("gemini", 503, google("The model is overloaded. Please try again later.", "UNAVAILABLE"), "overload"),
+    ("gemini", 503, google("no", "UNAVAILABLE"), "overload"),
+    ("gemini", 500, google("An internal error has occurred.", "INTERNAL"), "provider"),
+    ("gemini", 504, google("Deadline expired", "DEADLINE_EXCEEDED"), "timeout"),
+    ("gemini", 200, {"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}}, "bad_request"),
     ("anthropic", 400, said("bad", type="invalid_request_error"), "bad_request"),
 ]
 
@@ -153,6 +191,9 @@ def test_an_error_brings_the_time_to_wait() -> None:
     assert fail("openai", 429, said("slow"), {"retry-after-ms": "10"}).retry_after == 0.01
     assert fail("openai", 503, said("slow"), {"retry-after": "2"}).retry_after == 2.0
     assert fail("openai", 500, said("slow")).retry_after is None
+    waiting = google(EXCEEDED, "RESOURCE_EXHAUSTED", {"retryDelay": "37.5s"})
+    assert fail("gemini", 429, waiting).retry_after == 37.5
+    assert fail("gemini", 429, waiting, {"retry-after": "2"}).retry_after == 2.0
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

@@ -12,6 +12,7 @@ from rlm.bench.server import open_server
 from rlm.core.query import Request
 from rlm.errors import ModelError, UsageError
 from rlm.models.providers.anthropic import AnthropicModel
+from rlm.models.providers.gemini import GeminiModel
 from rlm.models.providers.keys import Secret
 from rlm.models.providers.openai import OpenAIModel
 from rlm.models.providers.registry import CONTEXT_WINDOWS, PROVIDERS, find_context_window
@@ -21,7 +22,8 @@ from rlm.sandbox.values import pack_value
 
 def sent_key(transport: FakeTransport) -> str:
     headers = transport.calls[-1].headers
-    return str(headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer "))
+    own = headers.get("x-api-key") or headers.get("x-goog-api-key")
+    return str(own or headers.get("authorization", "").removeprefix("Bearer "))
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -50,6 +52,8 @@ def test_the_key_is_sent_in_the_header_of_the_provider(provider: str) -> None:
         asyncio.run(model.complete(Request("hi")))
     assert sent_key(transport) == KEY
     assert ("x-api-key" in transport.calls[0].headers) == (provider == "anthropic")
+    assert ("x-goog-api-key" in transport.calls[0].headers) == (provider == "gemini")
+    assert KEY not in transport.calls[0].url
     assert KEY not in repr(transport.calls[0].headers)
 
 
@@ -126,9 +130,10 @@ def test_no_log_of_any_library_has_the_key_not_even_in_full_detail(
                 server.drop_next()
                 with pytest.raises(ModelError):
                     await model.complete(Request("hi"))
-            async with AnthropicModel("m", **at) as other:  # its key has a header of its own
-                with pytest.raises(ModelError):
-                    await other.complete(Request("hi"))
+            for kind in (AnthropicModel, GeminiModel):  # their keys have headers of their own
+                async with kind("m", **at) as other:
+                    with pytest.raises(ModelError):
+                        await other.complete(Request("hi"))
 
     with caplog.at_level(1):
         asyncio.run(main(), debug=True)
@@ -138,7 +143,14 @@ def test_no_log_of_any_library_has_the_key_not_even_in_full_detail(
 
 def test_context_windows_are_those_of_the_price_list_they_were_taken_from() -> None:
     data = pytest.importorskip("genai_prices.data")
-    names = {"openai": "openai", "anthropic": "anthropic", "zhipu": "zhipuai", "zai": "zai", "moonshot": "moonshotai"}
+    names = {
+        "openai": "openai",
+        "anthropic": "anthropic",
+        "gemini": "google",
+        "zhipu": "zhipuai",
+        "zai": "zai",
+        "moonshot": "moonshotai",
+    }
     known = {
         (provider.id, model.id.lower()): model.context_window
         for provider in data.providers

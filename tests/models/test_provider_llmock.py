@@ -15,7 +15,7 @@ from rlm.models.resolve import open_model
 
 TRANSPORTS = ["httpx2", "httptools", "pyreqwest"]
 over_all = pytest.mark.parametrize("transport", TRANSPORTS)
-both = pytest.mark.parametrize("provider", ["openai", "anthropic"])
+each = pytest.mark.parametrize("provider", ["openai", "anthropic", "gemini"])
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def without_the_users_keys() -> None:
 
 
 def run(provider: str, do: Any, **options: Any) -> Any:
-    name = "claude-sonnet-4-5" if provider == "anthropic" else "gpt-4o"
+    name = {"anthropic": "claude-sonnet-4-5", "gemini": "gemini-2.5-flash"}.get(provider, "gpt-4o")
 
     async def main() -> Any:
         async with open_model(f"{provider}/{name}", retry=False, **options) as model:
@@ -33,7 +33,7 @@ def run(provider: str, do: Any, **options: Any) -> Any:
     return asyncio.run(main())
 
 
-@both
+@each
 @over_all
 def test_a_chat_is_answered_with_usage(llmock: Any, provider: str, transport: str) -> None:
     llmock.reply("forty-two", provider=provider)
@@ -45,7 +45,7 @@ def test_a_chat_is_answered_with_usage(llmock: Any, provider: str, transport: st
     llmock.assert_resilient()
 
 
-@both
+@each
 @over_all
 def test_a_stream_is_told_in_pieces_and_given_whole(llmock: Any, provider: str, transport: str) -> None:
     llmock.reply("a long answer of many words, one after the other", provider=provider)
@@ -59,7 +59,7 @@ def test_a_stream_is_told_in_pieces_and_given_whole(llmock: Any, provider: str, 
     llmock.assert_resilient()
 
 
-@both
+@each
 @over_all
 @pytest.mark.parametrize("fault", ["truncate", "disconnect", "corrupt"])
 def test_a_broken_stream_is_no_answer_and_asking_again_gives_a_whole_one(
@@ -80,7 +80,7 @@ def test_a_broken_stream_is_no_answer_and_asking_again_gives_a_whole_one(
     llmock.assert_resilient()
 
 
-@both
+@each
 @over_all
 def test_a_rate_limit_has_the_time_to_wait(llmock: Any, provider: str, transport: str) -> None:
     llmock.rate_limit(times=1, retry_after=1.5, provider=provider)
@@ -91,7 +91,7 @@ def test_a_rate_limit_has_the_time_to_wait(llmock: Any, provider: str, transport
     assert 1.0 <= caught.value.retry_after <= 2.0
 
 
-@both
+@each
 @pytest.mark.parametrize(
     ("status", "kind"), [(401, "auth"), (500, "provider"), (400, "bad_request"), (403, "auth"), (408, "timeout")]
 )
@@ -103,7 +103,7 @@ def test_an_http_error_has_its_kind(llmock: Any, provider: str, status: int, kin
     assert "llmock-test-key" not in str(caught.value)
 
 
-@both
+@each
 def test_a_prompt_that_is_too_long_is_known_by_the_providers_own_words(llmock: Any, provider: str) -> None:
     llmock.context_overflow(provider=provider)
     with pytest.raises(ModelError) as caught:
@@ -111,7 +111,7 @@ def test_a_prompt_that_is_too_long_is_known_by_the_providers_own_words(llmock: A
     assert caught.value.kind == "context_length"
 
 
-@both
+@each
 @over_all
 def test_no_log_shows_the_key_at_any_level(
     llmock: Any, provider: str, transport: str, caplog: pytest.LogCaptureFixture

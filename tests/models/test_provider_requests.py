@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from provider_fakes import KEY, FakeTransport, chat, message
+from provider_fakes import KEY, FakeTransport, chat, message, whole_answer
 
 from rlm.core.query import NO_OPTIONS, Completion, Options, Request, Usage
 from rlm.errors import ModelError, UsageError
@@ -26,7 +26,7 @@ def to_bare(model: Any) -> Any:
 
 
 def ask(provider: str, request: Request, played: Any = None) -> tuple[Completion, Any]:
-    transport = FakeTransport(played or (message() if provider == "anthropic" else chat()))
+    transport = FakeTransport(played or whole_answer(provider))
 
     async def main() -> Completion:
         async with open_model(f"{provider}/m", api_key=KEY, transport=transport, retry=False) as model:
@@ -58,7 +58,7 @@ def refusal_of(provider: str, **options: Any) -> str:
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_completion_brings_text_model_usage_finish_reason_and_provider(provider: str) -> None:
     completion, _ = ask(provider, Request("hi"))
-    name = "c-1" if provider == "anthropic" else "m-1"
+    name = {"anthropic": "c-1", "gemini": "g-1"}.get(provider, "m-1")
     assert completion == Completion("hello", name, Usage(3, 4), "stop", provider)
 
 
@@ -69,6 +69,12 @@ def test_system_messages_and_max_tokens_are_carried(provider: str) -> None:
         "c", f"{provider}/other", 7, messages=(*chat_so_far, {"role": "user", "content": "c"}), system="s"
     )
     _, body = ask(provider, request)
+    if provider == "gemini":
+        contents = [(one["role"], one["parts"]) for one in body["contents"]]
+        assert contents == [("user", [{"text": "a"}]), ("model", [{"text": "b"}]), ("user", [{"text": "c"}])]
+        assert body["systemInstruction"] == {"parts": [{"text": "s"}]}
+        assert body["generationConfig"] == {"maxOutputTokens": 7}
+        return
     assert (body["model"], body["max_tokens"]) == ("other", 7)
     texts = [(one["role"], one["content"]) for one in body["messages"]]
     system = [] if provider == "anthropic" else [("system", "s")]
@@ -79,6 +85,9 @@ def test_system_messages_and_max_tokens_are_carried(provider: str) -> None:
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_plain_request_carries_nothing_that_was_not_asked_for(provider: str) -> None:
     _, body = ask(provider, Request("hi"))
+    if provider == "gemini":
+        assert body == {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
+        return
     more = {"max_tokens": 8192} if provider == "anthropic" else {}
     assert body == {"model": "m", "messages": [{"role": "user", "content": "hi"}]} | more
 
@@ -96,6 +105,7 @@ def test_every_option_is_sent_or_refused_by_name(provider: str) -> None:
             assert str(error).startswith(f"{provider}: {name}: ")
             refused.add(name)
     lacking = {"anthropic": {"seed"}, "zhipu": {"seed"}, "zai": {"seed"}, "moonshot": {"seed", "web_search"}}
+    lacking["gemini"] = set()
     own_servers = {"vllm", "sglang", "ollama", "lmstudio"}
     assert refused == lacking.get(provider, {"web_search"} if provider in own_servers else set())
 
@@ -117,6 +127,9 @@ def test_the_plain_options_go_by_their_names() -> None:
     }
     assert body["web_search_options"] == {}
     assert body_of("anthropic", stop=("a", "b"))["stop_sequences"] == ["a", "b"]
+    sent = body_of("gemini", temperature=0, top_p=0.5, seed=3, stop="x", web_search=True)
+    assert sent["generationConfig"] == {"temperature": 0, "topP": 0.5, "seed": 3, "stopSequences": ["x"]}
+    assert sent["tools"] == [{"google_search": {}}]
 
 
 @pytest.mark.parametrize(
@@ -153,10 +166,11 @@ def test_thinking_that_a_provider_does_not_know_is_refused(provider: str, effort
     assert repr(effort) in refusal_of(provider, effort=effort)
 
 
-@pytest.mark.parametrize(("provider", "most"), [("openai", 4), ("zhipu", 1), ("moonshot", 5)])
+@pytest.mark.parametrize(("provider", "most"), [("openai", 4), ("zhipu", 1), ("moonshot", 5), ("gemini", 5)])
 def test_more_stop_texts_than_a_provider_takes_are_refused(provider: str, most: int) -> None:
     texts = [str(n) for n in range(most + 1)]
-    assert body_of(provider, stop=tuple(texts[:most]))["stop"] == texts[:most]
+    body = body_of(provider, stop=tuple(texts[:most]))
+    assert (body["generationConfig"]["stopSequences"] if provider == "gemini" else body["stop"]) == texts[:most]
     assert f"it takes {most}" in refusal_of(provider, stop=tuple(texts))
     assert len(body_of("vllm", stop=tuple(str(n) for n in range(20)))["stop"]) == 20
 
@@ -265,10 +279,11 @@ def test_anthropics_input_holds_what_came_from_its_cache_and_its_reasons_have_th
     assert caught.value.kind == "truncated"
 
 
-@pytest.mark.parametrize("body", [{"content": None}, {"id": "x"}, [1], "x", {"error": None}])
-def test_a_200_that_is_no_message_is_an_error(body: Any) -> None:
+@pytest.mark.parametrize("body", [{"content": None}, {"id": "x"}, [1], "x", {"error": None}, {"candidates": [{}]}])
+@pytest.mark.parametrize("provider", ["anthropic", "gemini"])
+def test_a_200_that_is_no_answer_is_an_error(provider: str, body: Any) -> None:
     with pytest.raises(ModelError) as caught:
-        ask("anthropic", Request("hi"), (200, {}, body))
+        ask(provider, Request("hi"), (200, {}, body))
     assert caught.value.kind == "provider"
 
 

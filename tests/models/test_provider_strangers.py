@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from provider_fakes import KEY, STREAM, FakeTransport, chat, events, message
+from provider_fakes import KEY, STREAM, FakeTransport, chat, events, generated, message
 
 from rlm.core.query import Completion, Request, Usage
 from rlm.errors import ModelError
@@ -26,11 +26,14 @@ anything = st.recursive(
     max_leaves=4,
 )
 FAILURE = {"error": {"message": "m", "code": 429, "type": "t", "metadata": {"raw": "r"}}, "detail": "d"}
+REFUSED: dict[str, Any] = {"error": {"message": "m", "code": 429, "status": "RESOURCE_EXHAUSTED"}}
+REFUSED["error"]["details"] = [{"violations": [{"quotaId": "PerDay"}]}, {"retryDelay": "3s"}, {"reason": "r"}]
 CHUNK = {"model": "m", "choices": [{"delta": {"content": "a"}, "finish_reason": "stop", "usage": {"prompt_tokens": 1}}]}
 USED = {"prompt_tokens": 1, "prompt_tokens_details": {"cached_tokens": 1}, "completion_tokens_details": {}}
 WHOLE: dict[str, list[Any]] = {
     "openai": [chat(usage=USED), chat(reason="error"), FAILURE, chat([{"type": "text", "text": "a"}])],
     "anthropic": [message(), FAILURE, {"type": "error", **FAILURE}],
+    "gemini": [generated(promptFeedback={"blockReason": ""}), REFUSED, {"promptFeedback": {"blockReason": "SAFETY"}}],
 }
 EVENTS: dict[str, list[Any]] = {
     "openai": [CHUNK, CHUNK | {"usage": USED}, FAILURE, {"choices": [{"finish_reason": "error", **FAILURE}]}],
@@ -39,6 +42,12 @@ EVENTS: dict[str, list[Any]] = {
         {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "a"}},
         {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens_details": {}}},
         {"type": "error", **FAILURE},
+    ],
+    "gemini": [
+        generated(),
+        {"candidates": [{"finishReason": "STOP"}]},
+        REFUSED,
+        {"promptFeedback": {"blockReason": "x"}},
     ],
 }
 
@@ -82,7 +91,7 @@ def ends_well(provider: str, do: Any, *played: Any) -> Any:
 
 
 quickly = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-both = pytest.mark.parametrize("provider", ["openai", "anthropic"])
+each = pytest.mark.parametrize("provider", ["openai", "anthropic", "gemini"])
 STRANGE: list[Any] = [
     None,
     True,
@@ -112,7 +121,7 @@ def each_with_one_strange_part(template: Any) -> Iterator[Any]:
             yield whole
 
 
-@both
+@each
 def test_one_strange_part_anywhere_in_a_response_ends_well(provider: str) -> None:
     for template in WHOLE[provider]:
         for body in each_with_one_strange_part(template):
@@ -120,7 +129,7 @@ def test_one_strange_part_anywhere_in_a_response_ends_well(provider: str) -> Non
                 check(ends_well(provider, lambda model: model.complete(Request("hi")), (status, {}, body)))
 
 
-@both
+@each
 def test_one_strange_part_anywhere_in_a_stream_ends_well(provider: str) -> None:
     for template in EVENTS[provider]:
         for event in each_with_one_strange_part(template):
@@ -139,7 +148,7 @@ def check(found: Any) -> None:
         assert isinstance(found, ModelError)
 
 
-@both
+@each
 @quickly
 @given(data=st.data(), status=st.sampled_from([200, 200, 400, 404, 429, 500]))
 def test_any_response_is_a_completion_or_an_error(provider: str, data: Any, status: int) -> None:
@@ -147,7 +156,7 @@ def test_any_response_is_a_completion_or_an_error(provider: str, data: Any, stat
     check(ends_well(provider, lambda model: model.complete(Request("hi")), (status, {}, body)))
 
 
-@both
+@each
 @quickly
 @given(data=st.data())
 def test_any_stream_is_a_completion_or_an_error(provider: str, data: Any) -> None:
@@ -161,11 +170,13 @@ def test_any_stream_is_a_completion_or_an_error(provider: str, data: Any) -> Non
 
 
 VECTORS = {"data": [{"index": 0, "embedding": [1.0, 2]}], "usage": {"prompt_tokens": 1}, "model": "m"}
+OF_GEMINI = {"embeddings": [{"values": [1.0, 2]}], "usageMetadata": {"promptTokenCount": 1}}
 
 
-def test_one_strange_part_anywhere_among_vectors_ends_well() -> None:
-    for body in each_with_one_strange_part(VECTORS):
-        found = ends_well("openai", lambda model: model.embed_batch(["a"]), (200, {}, body))
+@pytest.mark.parametrize(("provider", "vectors"), [("openai", VECTORS), ("gemini", OF_GEMINI)])
+def test_one_strange_part_anywhere_among_vectors_ends_well(provider: str, vectors: Any) -> None:
+    for body in each_with_one_strange_part(vectors):
+        found = ends_well(provider, lambda model: model.embed_batch(["a"]), (200, {}, body))
         assert isinstance(found, ModelError | Embeddings)
 
 

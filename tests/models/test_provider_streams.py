@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from provider_fakes import KEY, STREAM, FakeTransport, chat, events, message
+from provider_fakes import KEY, STREAM, FakeTransport, events, whole_answer
 
 from rlm.core.query import Completion, Options, Request, Usage
 from rlm.errors import ModelError
@@ -32,12 +32,27 @@ MESSAGE = events(
     {"type": "message_delta", "delta": {"stop_reason": "max_tokens"}, "usage": {"output_tokens": 2}},
     {"type": "message_stop"},
 )
+
+
+def part(*parts: Any, **more: Any) -> dict[str, Any]:
+    return {"modelVersion": "g-1", "candidates": [{"content": {"parts": list(parts), "role": "model"}, **more}]}
+
+
+COUNTED = {"usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 2}}
+GENERATED = events(
+    part({"text": "hm", "thought": True}) | {"usageMetadata": {"promptTokenCount": 3}},
+    part({"text": "he"}),
+    part({"text": "llo ☃"}),
+    {"candidates": [{"finishReason": "STOP"}], **COUNTED},
+)
 WHOLE = {
+    "gemini": Completion("hello ☃", "g-1", Usage(3, 2), "stop", "gemini"),
     "openai": Completion("hello ☃", "m-1", Usage(3, 2), "stop", "openai"),
     "anthropic": Completion("hello ☃", "c-1", Usage(3, 2), "length", "anthropic"),
 }
-PIECES = {"openai": CHAT, "anthropic": MESSAGE}
-both = pytest.mark.parametrize("provider", ["openai", "anthropic"])
+PIECES = {"openai": CHAT, "anthropic": MESSAGE, "gemini": GENERATED}
+FINISHED = {"openai": 4, "anthropic": 8, "gemini": 4}  # pieces until the finish reason
+each = pytest.mark.parametrize("provider", ["openai", "anthropic", "gemini"])
 
 
 def stream(
@@ -61,17 +76,20 @@ def failed(provider: str, *played: Any, told: list[str] | None = None) -> ModelE
     return caught.value
 
 
-@both
+@each
 def test_a_streamed_answer_is_told_in_pieces_and_given_whole(provider: str) -> None:
     told: list[str] = []
     completion, transport = stream(provider, (200, STREAM, PIECES[provider]), told=told)
     assert completion == WHOLE[provider]
     assert told == ["he", "llo ☃"]
-    assert transport.bodies[0]["stream"] is True
+    if provider == "gemini":
+        assert transport.calls[0].url.endswith("/v1beta/models/m:streamGenerateContent?alt=sse")
+    else:
+        assert transport.bodies[0]["stream"] is True
     assert transport.left_early == 0  # to its end, so that the connection serves again
 
 
-@both
+@each
 @given(cuts=st.lists(st.integers(0, 2000), max_size=20))
 def test_the_answer_is_the_same_wherever_the_network_cuts_it(provider: str, cuts: list[int]) -> None:
     body = b"".join(PIECES[provider])
@@ -82,26 +100,28 @@ def test_the_answer_is_the_same_wherever_the_network_cuts_it(provider: str, cuts
     assert "".join(told) == "hello ☃"
 
 
-@both
+@each
 @pytest.mark.parametrize("kept", range(6))
 def test_a_stream_that_ends_without_a_finish_reason_is_truncated_wherever_it_ends(provider: str, kept: int) -> None:
-    pieces = PIECES[provider][: min(kept, 3 if provider == "openai" else 7)]
+    pieces = PIECES[provider][: min(kept, FINISHED[provider] - 1)]
     error = failed(provider, (200, STREAM, pieces))
     assert error.kind == "truncated"
     assert "without a finish reason" in str(error)
-    done = events("[DONE]") if provider == "openai" else events({"type": "message_stop"})
+    done = {"openai": events("[DONE]"), "anthropic": events({"type": "message_stop"}), "gemini": events(COUNTED)}[
+        provider
+    ]
     assert failed(provider, (200, STREAM, [*pieces, *done])).kind == "truncated"
 
 
-@both
+@each
 def test_what_breaks_after_the_finish_reason_takes_no_whole_answer_away(provider: str) -> None:
-    at = 4 if provider == "openai" else 8
+    at = FINISHED[provider]
     broken = [*PIECES[provider][:at], ModelError("broke off")]
     assert stream(provider, (200, STREAM, broken))[0].text == "hello ☃"
     assert failed(provider, (200, STREAM, [*PIECES[provider][: at - 1], ModelError("broke off")])).kind == "provider"
 
 
-@both
+@each
 def test_a_malformed_line_is_an_error(provider: str) -> None:
     assert "no JSON object" in str(failed(provider, (200, STREAM, events("{oops"))))
     assert "no JSON object" in str(failed(provider, (200, STREAM, events("[1]"))))
@@ -122,38 +142,39 @@ def test_a_malformed_line_is_an_error(provider: str) -> None:
             "overload",
             200,
         ),
+        ("gemini", {"error": {"code": 503, "message": "no", "status": "UNAVAILABLE"}}, "overload", 503),
+        ("gemini", {"promptFeedback": {"blockReason": "SAFETY"}}, "bad_request", 200),
     ],
 )
 def test_an_error_within_a_stream_has_its_kind(provider: str, event: Any, kind: str, status: int) -> None:
     told: list[str] = []
-    start = PIECES["anthropic" if provider == "anthropic" else "openai"][:5]
-    start = start if provider == "anthropic" else start[:2]
+    start = PIECES[provider if provider in PIECES else "openai"][: 5 if provider == "anthropic" else 2]
     error = failed(provider, (200, STREAM, [*start, *events(event)]), told=told)
     assert (error.kind, error.status) == (kind, status)
     assert told == ["he"]
 
 
-@both
+@each
 def test_an_http_error_instead_of_a_stream_has_its_kind_and_time_to_wait(provider: str) -> None:
     error = failed(provider, (429, {"retry-after": "3"}, {"error": {"message": "slow"}}))
     assert (error.kind, error.status, error.retry_after) == ("rate_limit", 429, 3.0)
 
 
-@both
+@each
 @pytest.mark.parametrize("headers", [{}, {"content-type": "text/plain"}])
 def test_an_event_stream_of_another_type_is_one(provider: str, headers: dict[str, str]) -> None:
     assert stream(provider, (200, headers, PIECES[provider]))[0] == WHOLE[provider]
 
 
-@both
+@each
 def test_a_server_that_does_not_stream_is_told_in_one_piece(provider: str) -> None:
     told: list[str] = []
-    whole = message("hello") if provider == "anthropic" else chat("hello")
+    whole = whole_answer(provider)
     assert stream(provider, whole, told=told)[0].text == "hello"
     assert told == ["hello"]
 
 
-@both
+@each
 @pytest.mark.parametrize("headers", [STREAM, {"content-type": "Application/JSON"}])
 def test_a_stream_without_end_fails_at_a_bound(
     provider: str, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
@@ -165,9 +186,9 @@ def test_a_stream_without_end_fails_at_a_bound(
     assert "more than 1 MiB" in str(error)
 
 
-@both
+@each
 def test_the_type_of_a_json_body_may_be_written_in_any_case(provider: str) -> None:
-    whole = message("hello") if provider == "anthropic" else chat("hello")
+    whole = whole_answer(provider)
     assert stream(provider, (200, {"content-type": "Application/JSON"}, whole))[0].text == "hello"
 
 

@@ -27,7 +27,7 @@ from rlm.models.transports.httpx2 import Httpx2Transport
 FAST = ("httptools", "pyreqwest")
 
 
-@pytest.mark.parametrize("name", ["httpx2", "httptools", "pyreqwest", "httpx"])
+@pytest.mark.parametrize("name", ["httpx2", "httptools", "h2", "pyreqwest", "httpx"])
 def test_a_name_chooses_that_library_and_the_transport_says_so(name: str) -> None:
     pytest.importorskip(name)
     transport = choose_transport(name)
@@ -54,6 +54,14 @@ def test_without_the_fast_library_it_is_httpx2_and_its_name_says_what_to_install
     assert choose_transport().name == "httpx2"
     with pytest.raises(UsageError, match=r"pip install 'rlm-repl\[fast\]'"):
         choose_transport("httptools")
+
+
+@pytest.mark.parametrize("missing", ["h2", "httptools"])
+def test_without_its_packages_http_2_says_what_to_install(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("h2")
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(UsageError, match=rf"{missing} is not installed: pip install 'rlm-repl\[http2\]'"):
+        choose_transport("h2")
 
 
 def test_a_transport_is_taken_as_it_is_and_anything_else_is_refused() -> None:

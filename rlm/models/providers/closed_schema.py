@@ -29,6 +29,15 @@ def to_closed(schema: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
 
 
+def has_open_references(schema: Mapping[str, Any]) -> bool:
+    """Whether a `$ref` in the schema leads in a circle, or elsewhere than to a definition."""
+    try:
+        _check_references(schema)
+    except _Open:
+        return True
+    return False
+
+
 def _check_references(schema: Mapping[str, Any]) -> None:
     """Refuse a `$ref` that leads in a circle, or elsewhere than to a definition."""
     left = {

@@ -90,11 +90,23 @@ _OPENROUTER = (
     Rule("quota", words=("requires more credits", "key limit exceeded")),
     Rule("bad_request", words=("moderation", "flagged"), statuses=(403,)),
 )
+# The codes are those of gemini_answers.py. A quota of the day, or one of nothing, is spent for hours; one of the minute
+# passes, though its words are those of an account that has to be paid.
+_GEMINI = (
+    Rule("bad_request", ("BLOCKED",), statuses=(200,)),
+    Rule("quota", ("PerDay",), ("limit: 0,", "limit: 0 ", "credits are depleted"), (429,)),
+    Rule("quota", words=("enable billing",), statuses=(400,)),
+    Rule("rate_limit", ("PerMinute",), statuses=(429,)),
+    Rule("auth", ("API_KEY_INVALID", "API_KEY_SERVICE_BLOCKED"), ("api key expired",), statuses=(400, 403)),
+    Rule("context_length", words=("exceeds the maximum number of tokens",), statuses=(400,)),
+    Rule("overload", ("UNAVAILABLE",), statuses=(503,)),
+)
 DIALECTS: Mapping[str, tuple[Rule, ...]] = {
     "zhipu": _ZHIPU,
     "zai": _ZHIPU,
     "moonshot": _MOONSHOT,
     "anthropic": _ANTHROPIC,
+    "gemini": _GEMINI,
     "openrouter": _OPENROUTER,
 }
 

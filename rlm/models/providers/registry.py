@@ -67,6 +67,15 @@ _ALL = (
         "anthropic/claude-sonnet-4-5",
     ),
     Provider(
+        "gemini",
+        "gemini",
+        "GeminiModel",
+        "https://generativelanguage.googleapis.com",
+        ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+        ("GEMINI_BASE_URL", "GOOGLE_GEMINI_BASE_URL"),
+        "gemini/gemini-3.5-flash",
+    ),
+    Provider(
         "openrouter",
         "openrouter",
         "OpenRouterModel",
@@ -172,6 +181,15 @@ CONTEXT_WINDOWS = MappingProxyType(
             "claude-opus-4-5": 200_000,
             "claude-opus-4-6": 1_000_000,
             "claude-opus-5": 1_000_000,
+        },
+        "gemini": {
+            "gemini-2.5-flash": 1_048_576,
+            "gemini-2.5-flash-lite": 1_000_000,
+            "gemini-3-flash-preview": 1_000_000,
+            "gemini-3.1-flash-lite": 1_000_000,
+            "gemini-3.5-flash": 1_000_000,
+            "gemini-3.8-flash": 1_000_000,
+            "gemini-embedding-2": 8_192,
         },
         "zhipu": {
             "glm-4.7": 200_000,

@@ -12,15 +12,16 @@ from rlm.errors import UsageError
 from rlm.models.transports.base import Call, Reply, StreamedReply, Transport
 from rlm.models.transports.caller import CallerTransport, is_client
 
-_NAMES = ("httpx2", "httptools", "pyreqwest", "httpx")
+_NAMES = ("httpx2", "httptools", "h2", "pyreqwest", "httpx")
+_EXTRAS = {"httptools": "'rlm-repl[fast]'", "h2": "'rlm-repl[http2]'"}
 
 
 def choose_transport(transport: str | Transport | Any | None = None) -> Transport:
     """A transport by name, for a caller's own client, or the best that is installed.
 
     None: httptools where it is importable, and httpx2 under trio; else httpx2. A name: `httpx2`, `httptools`,
-    `pyreqwest` or `httpx`. An `AsyncClient` of httpx or httpx2 is used and not closed. A `Transport` is taken as it
-    is. The library is imported now, and not when the first call would have an event loop wait for it. Raises
+    `h2`, `pyreqwest` or `httpx`. An `AsyncClient` of httpx or httpx2 is used and not closed. A `Transport` is taken as
+    it is. The library is imported now, and not when the first call would have an event loop wait for it. Raises
     `UsageError`.
 
     pyreqwest takes the least CPU after httptools, and is never chosen unasked: in 0.15.1 a cancelled request goes on
@@ -55,12 +56,15 @@ def _by_name(name: str) -> Transport:
         try:
             library = importlib.import_module(name)
         except ImportError as error:
-            extra = "'rlm-repl[fast]'" if name == "httptools" else name
-            raise UsageError(f"transport={name!r}: {name} is not installed: pip install {extra}") from error
+            raise UsageError(
+                f"transport={name!r}: {name} is not installed: pip install {_EXTRAS.get(name, name)}"
+            ) from error
     if name == "httptools":
         from rlm.models.transports.httptools import HttptoolsTransport
 
         return HttptoolsTransport()
+    if name == "h2":
+        return _h2()
     if name == "pyreqwest":
         from rlm.models.transports.pyreqwest import PyreqwestTransport
 
@@ -68,6 +72,16 @@ def _by_name(name: str) -> Transport:
     from rlm.models.transports.httpx2 import Httpx2Transport
 
     return Httpx2Transport() if name == "httpx2" else Httpx2Transport(library)
+
+
+def _h2() -> Transport:
+    try:
+        importlib.import_module("httptools")  # whose decoders of bodies it uses
+    except ImportError as error:
+        raise UsageError(f"transport='h2': httptools is not installed: pip install {_EXTRAS['h2']}") from error
+    from rlm.models.transports.h2 import H2Transport
+
+    return H2Transport()
 
 
 class TransportByLoop:

@@ -23,6 +23,18 @@ def tls_context(verify: ssl.SSLContext | str | None) -> ssl.SSLContext:
         return _build(verify, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
 
 
+def h2_context(verify: ssl.SSLContext | str | None) -> ssl.SSLContext:
+    """As `tls_context`, offering HTTP/2 and nothing else; a caller's own context offers that from now on."""
+    if isinstance(verify, ssl.SSLContext):
+        context = verify
+    else:
+        with _building:
+            # of its own, for httpx2 writes its own offer into the context that it is given
+            context = _build(verify, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"), "h2")
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
 @lru_cache(maxsize=1)
 def no_tls_context() -> ssl.SSLContext:
     """A context that trusts nobody, for URLs that never use one: an HTTP library would build its own."""
@@ -30,7 +42,7 @@ def no_tls_context() -> ssl.SSLContext:
 
 
 @lru_cache(maxsize=16)
-def _build(path: str | None, cert_file: str | None, cert_dir: str | None) -> ssl.SSLContext:
+def _build(path: str | None, cert_file: str | None, cert_dir: str | None, _: str = "") -> ssl.SSLContext:
     try:
         if path is not None:
             cert_file, cert_dir = (None, path) if os.path.isdir(path) else (path, None)
