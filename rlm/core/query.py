@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from rlm.core.checks import is_number
@@ -90,6 +90,12 @@ class Options:
         if self.extra:
             given["extra"] = dict(self.extra)
         return dict(sorted(given.items()))
+
+    def over(self, others: Options) -> Options:
+        """These, and from `others` what is not set here. `extra` is joined name by name."""
+        given = {one.name: getattr(self, one.name) for one in fields(self)}
+        own = {name: value for name, value in given.items() if not (value is None or value is False or value == ())}
+        return replace(others, **{**own, "extra": {**others.extra, **self.extra}})
 
 
 def to_json_schema(schema: Any) -> dict[str, Any]:

@@ -211,7 +211,9 @@ class AnswerFile:
     def _explain(self, error: Exception) -> UsageError:
         what = f"{error.strerror}" if isinstance(error, OSError) else f"{error}"
         repair = "move it away, or give another path"
-        if "locked" in what:
+        if not os.path.exists(self.path):
+            what, repair = "there is no such file", "give another path"  # or no such directory, to write one in
+        elif "locked" in what:
             repair = "another program holds it: wait for that, or give another path"
         return UsageError(f"cache {self.path}: it cannot be used: {what}: {repair}")
 

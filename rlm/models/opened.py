@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rlm.core.query import Completion, Request
+from rlm.core.options import dump_options
+from rlm.core.query import NO_OPTIONS, Completion, Options, Request, Usage
 from rlm.errors import ModelError, UsageError
 from rlm.models.base import Around, Model
 from rlm.models.providers.embeddings import check_texts
@@ -20,23 +22,23 @@ class OpenedModel(Around):
     """What `rlm.open_model` gives: a model with all that stands around it.
 
     `retry`, `hedge`, `breaker`, `limiter` and `health` are those around it, None where there is none; their state can
-    be read at any time. What else the model has is reached through it.
+    be read at any time. What else the model has is reached through it. `options` are those of each request that does
+    not say otherwise.
     """
 
-    def __init__(self, inner: Model, wrappers: Wrappers) -> None:
-        self.name, self.inner = inner.name, inner
+    def __init__(self, inner: Model, wrappers: Wrappers, options: Options = NO_OPTIONS) -> None:
+        self.name, self.inner, self.options = inner.name, inner, options
         self.retry, self.breaker = wrappers.retry, wrappers.breaker
         self.hedge = wrappers.hedge
         self.limiter, self.health = wrappers.limiter, wrappers.health
 
     def complete(self, request: Request) -> Coroutine[Any, Any, Completion]:
         """Answer one request. Raises `ModelError`, `UsageError`."""
-        _check_request(request)
-        return self.inner.complete(request)
+        return self.inner.complete(self._filled(request))
 
     async def stream(self, request: Request, on_text: Callable[[str], Any]) -> Completion:
         """As `complete`, telling `on_text` each piece of the answer as it comes. Raises `ModelError`, `UsageError`."""
-        _check_request(request)
+        request = self._filled(request)
         stream: Callable[..., Awaitable[Completion]] = self._verb("stream", "does not stream")
         return await stream(request, on_text)
 
@@ -64,6 +66,23 @@ class OpenedModel(Around):
         assert whole is not None
         return whole
 
+    @property
+    def identity(self) -> str:
+        """What tells it from every other model where a cache stands around it: its options too."""
+        identity: str = getattr(self.inner, "identity", "") or self.name
+        return identity if self.options is NO_OPTIONS else f"{identity} with {dump_options(self.options)}"
+
+    def find_cost_usd(self, usage: Usage, model: str | None = None) -> float | None:
+        """As the model says; None where each request searches the web, for that is charged beside its tokens."""
+        return None if self.options.web_search else super().find_cost_usd(usage, model)
+
+    def _filled(self, request: Request) -> Request:
+        if not isinstance(request, Request):
+            raise UsageError(f"{request!r:.80} is no request: give rlm.Request(prompt)")
+        if self.options is NO_OPTIONS:
+            return request
+        return replace(request, options=request.options.over(self.options))
+
     def _verb(self, name: str, lack: str) -> Any:
         if not hasattr(to_provider(self.inner), name):  # what is around it may have the word all the same
             raise UsageError(f"the model {self.name} {lack}")
@@ -80,9 +99,19 @@ def _joined(first: Embeddings, second: Embeddings, name: str) -> Embeddings:
         raise ModelError(f"{name}: {error}", provider=name) from None
 
 
-def _check_request(request: object) -> None:
-    if not isinstance(request, Request):
-        raise UsageError(f"{request!r:.80} is no request: give rlm.Request(prompt)")
+def check_options(options: object) -> Options:
+    """The options of a model, none for None. Raises `UsageError`."""
+    if options is None:
+        return NO_OPTIONS
+    if not isinstance(options, Options):
+        raise UsageError(f"options={options!r:.80}: give rlm.Options(...)")
+    if options.schema is not None:
+        raise UsageError("options=Options(schema=...): a schema goes with a query, not with a model")
+    try:
+        dump_options(options)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"options={options!r:.80}: {error}") from None
+    return options
 
 
 def to_provider(model: Model) -> Model:

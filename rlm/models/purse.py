@@ -8,6 +8,7 @@ import string
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import replace
+from importlib.util import find_spec
 from time import monotonic
 
 from rlm.core.budget import Budget
@@ -299,7 +300,8 @@ def check_prices(budget: Budget, models: Iterable[Model | None]) -> None:
         return
     for model in models:
         if model is not None and model.find_cost_usd(Usage(1000, 1000)) is None:
+            install = "install the extra [cost], " if find_spec("genai_prices") is None else ""
             raise UsageError(
                 f"Budget(usd={budget.usd:g}): the price of the model {model.name} is not known, so nothing would hold "
-                "that limit: install the extra [cost], take tokens= or queries=, or a model whose price is known"
+                f"that limit: {install}take tokens= or queries=, or a model whose price at its server is known"
             )

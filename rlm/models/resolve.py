@@ -11,6 +11,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
+from rlm.core.query import Options
 from rlm.errors import UsageError
 from rlm.models.base import Model
 from rlm.models.breaker import Breaker
@@ -21,7 +22,7 @@ from rlm.models.function import FunctionModel
 from rlm.models.health import Health
 from rlm.models.hedge import Hedge
 from rlm.models.limiter import Limiter
-from rlm.models.opened import OpenedModel, to_provider
+from rlm.models.opened import OpenedModel, check_options, to_provider
 from rlm.models.providers.registry import PROVIDERS
 from rlm.models.retry import Retry
 from rlm.models.schema import Schema
@@ -158,6 +159,7 @@ async def open_model(  # noqa: PLR0913 -- a public door; every parameter but the
     limiter: Limiter | None = None,
     cache: CacheLike | None = None,
     hedge: Hedge | None = None,
+    options: Options | None = None,
     **seconds: float,
 ) -> AsyncIterator[OpenedModel]:
     """A context manager that gives the model and closes it at the end; a `Model` object is left open.
@@ -171,12 +173,14 @@ async def open_model(  # noqa: PLR0913 -- a public door; every parameter but the
     limiter: else, around a name, one of as many at once as there are connections.
     cache: a `Cache`, or the path of one, which is closed at the end.
     hedge: asks a second time what has had no answer for a while; else nothing is asked twice at once.
+    options: those of each request that does not say otherwise, without `schema`.
     seconds: with a name only, `connect_seconds` (10), `read_seconds` (300: for one wait for data), `write_seconds`
         (10), `pool_seconds` (10: for a free connection), `keepalive_seconds` (30: of a connection without a request).
     What stands around what is written in `rlm/models/compose.py`. Raises `UsageError`.
     """
     if hedge is not None:
         _choose("hedge", hedge, Hedge)
+    options = check_options(options)
     made, owned, wrappers = _make(
         model, retry, breaker, limiter, max_connections, base_url=base_url,
         api_key=api_key, verify=verify, transport=transport, **seconds,
@@ -184,7 +188,7 @@ async def open_model(  # noqa: PLR0913 -- a public door; every parameter but the
     wrappers = replace(wrappers, hedge=hedge)
     opened = cache if cache is None or isinstance(cache, Cache) else Cache(cache)
     try:
-        yield OpenedModel(compose((made, wrappers), schema=_SCHEMA, cache=opened), wrappers)
+        yield OpenedModel(compose((made, wrappers), schema=_SCHEMA, cache=opened), wrappers, options)
     finally:
         try:
             if owned:

@@ -266,6 +266,16 @@ def test_a_limit_in_usd_on_a_model_of_unknown_price_is_refused_before_anything_i
         agent_of(Priced(), script(), budget=rlm.Budget(usd=1.0))
 
 
+@pytest.mark.parametrize(("found", "is_told"), [(None, True), (object(), False)])
+def test_the_extra_is_named_as_the_repair_only_where_it_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, found: object, is_told: bool
+) -> None:
+    monkeypatch.setattr("rlm.models.purse.find_spec", lambda name: found)
+    with pytest.raises(rlm.UsageError) as caught:
+        agent_of(script(), budget=rlm.Budget(usd=1.0))
+    assert ("install the extra [cost]" in str(caught.value)) is is_told
+
+
 def test_the_word_is_told_only_where_there_is_a_budget() -> None:
     for budget, is_told in ((rlm.Budget(queries=3), True), (None, False)):
         model = script("FINAL(x)")

@@ -114,7 +114,7 @@ def test_a_file_that_is_no_cache_is_one_clear_error_and_is_left_alone(tmp_path: 
                 Cache(path, mode)  # type: ignore[arg-type]
             assert str(path) in str(caught.value)
             assert "\n" not in str(caught.value)
-    with pytest.raises(UsageError, match="unable to open"):
+    with pytest.raises(UsageError, match="there is no such file: give another path"):
         Cache(tmp_path / "absent.db", "replay")
     assert not (tmp_path / "absent.db").exists()
     assert before == {path: path.read_bytes() for path in before}

@@ -11,6 +11,7 @@ import pytest
 from provider_fakes import KEY, FakeTransport, chat
 
 from rlm import (
+    AsyncRLMReplEnvironment,
     Breaker,
     Cache,
     Completion,
@@ -22,6 +23,7 @@ from rlm import (
     Request,
     Retry,
     ScriptedModel,
+    Usage,
     UsageError,
 )
 from rlm.models.opened import to_provider
@@ -148,6 +150,52 @@ def test_a_schema_gives_a_value() -> None:
     assert (completion.value, completion.attempts, len(transport.calls)) == ({"n": 5}, 2, 2)
 
 
+def test_the_options_of_a_model_are_those_of_each_request_that_does_not_say_otherwise() -> None:
+    async def asked(model: Any) -> None:
+        await model.complete(HI)
+        own = Options(temperature=0, stop="b", extra={"user": "me"})
+        await model.complete(Request("hi", options=own))
+
+    options = Options(temperature=1, seed=0, stop="a", effort="low", extra={"user": "us", "n_probs": 1})
+    _, transport = use(asked, chat(), chat(), options=options)
+    shared = {"seed": 0, "reasoning_effort": "low", "n_probs": 1}
+    first, second = ({k: v for k, v in body.items() if k not in ("model", "messages")} for body in transport.bodies)
+    assert first == {**shared, "temperature": 1, "stop": ["a"], "user": "us"}
+    assert second == {**shared, "temperature": 0, "stop": ["b"], "user": "me"}
+
+
+def test_the_options_of_a_model_reach_a_cells_queries_and_a_cache_on_either_side_of_it(tmp_path: Path) -> None:
+    def model(prompt: str, temperature: float = 1.0) -> str:
+        return f"{prompt} at {temperature}"
+
+    async def main() -> None:
+        with Cache(tmp_path / "a.db") as cache:
+            for temperature in (0.5, 0.25):
+                options = Options(temperature=temperature)
+                within = open_model(model, options=options, cache=cache)
+                async with within as one, open_model(model, options=options) as two:
+                    for opened in (one, cache.wrap(two)):
+                        async with AsyncRLMReplEnvironment(opened, sandbox="inline") as env:
+                            assert (await env.llm_query_async("hi")) == f"hi at {temperature}"
+
+    asyncio.run(main())
+
+
+def test_options_of_a_model_that_are_none_are_refused_and_what_a_search_costs_is_unknown() -> None:
+    class Priced(ScriptedModel):
+        def find_cost_usd(self, usage: Usage, model: str | None = None) -> float:
+            return 1.0
+
+    async def main(options: Any) -> float | None:
+        async with open_model(Priced(["a"]), options=options) as model:
+            return model.find_cost_usd(Usage(1, 1))
+
+    for wrong in ({"temperature": 0}, Options(schema={"type": "object"}), Options(extra={"a": object()})):
+        with pytest.raises(UsageError, match=r"^options="):
+            asyncio.run(main(wrong))
+    assert (asyncio.run(main(Options(seed=1))), asyncio.run(main(Options(web_search=True)))) == (1.0, None)
+
+
 def test_an_answer_of_a_known_model_has_its_price() -> None:
     pytest.importorskip("genai_prices")
     completion, _ = use(ask, chat(model="gpt-4o"), name="openai/gpt-4o")
@@ -214,8 +262,16 @@ def test_a_text_in_the_place_of_a_request_is_refused_and_the_right_call_is_told(
 def test_a_model_has_a_connection_for_everybody_whom_its_limiter_lets_through(
     limiter: Limiter | None, connections: int
 ) -> None:
-    model = compose_model("openai/m", base_url="http://127.0.0.1:9/v1", limiter=limiter)[0]
-    assert to_provider(model)._endpoint.max_connections == connections  # type: ignore[attr-defined]
+    url = "http://127.0.0.1:9/v1"
+
+    async def open_one() -> Model:
+        async with open_model(
+            "openai/m", base_url=url, limiter=limiter, max_connections=min(connections, 256)
+        ) as model:
+            return model
+
+    for model in (compose_model("openai/m", base_url=url, limiter=limiter)[0], asyncio.run(open_one())):
+        assert to_provider(model)._endpoint.max_connections == connections  # type: ignore[attr-defined]
 
 
 def test_no_key_is_in_the_repr_of_a_model_with_all_that_is_around_it() -> None:

@@ -8,6 +8,7 @@ from provider_fakes import KEY, FakeTransport
 
 from rlm.core.query import Usage
 from rlm.errors import ModelError
+from rlm.models.faults import is_outage, is_transient
 from rlm.models.providers.openai import OpenAIModel
 from rlm.models.resolve import open_model
 
@@ -88,8 +89,10 @@ def test_vectors_that_are_not_one_finite_vector_for_each_text_are_an_error(playe
 
 
 def test_other_dimensions_than_those_asked_for_are_an_error() -> None:
-    with pytest.raises(ModelError, match="has 2 dimensions, not 3"):
+    with pytest.raises(ModelError, match="have 2 dimensions, not 3") as caught:
         embed(reply([1.0, 2.0], [1.0, 2.0]), dimensions=3)
+    assert caught.value.kind == "bad_request"
+    assert not (is_transient(caught.value) or is_outage(caught.value))  # asking again would bring the same
     parts = [reply(*[[1.0]] * 64), reply([1.0, 2.0])]
     with pytest.raises(ModelError, match="1 and of 2 dimensions"):
         embed(*parts, texts=["a"] * 65, provider="zhipu")

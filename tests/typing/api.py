@@ -71,7 +71,7 @@ async def models() -> None:
     async with open_model("openai/gpt-5-mini", base_url="http://127.0.0.1:8000/v1", api_key="none") as named:
         assert_type(named, OpenedModel)
         assert_type(await named.complete(Request("hello", max_tokens=20)), Completion)
-    async with open_model(plain) as from_plain:
+    async with open_model(plain, options=Options(temperature=0)) as from_plain:
         assert_type(from_plain, OpenedModel)
     with Cache("answers.db", mode="replay") as cache:
         retry, breaker, limiter = Retry(attempts=2), Breaker(failures=3), Limiter(8, per_minute=60)

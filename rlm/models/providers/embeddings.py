@@ -46,7 +46,7 @@ def check_texts(texts: Sequence[str], provider: str) -> None:
         raise ModelError(f"{provider}: {wrong}", provider=provider, kind="bad_request", attempts=0)
 
 
-def read_embeddings(data: dict[str, Any], count: int, dimensions: int | None, model: str) -> Embeddings:
+def read_embeddings(data: dict[str, Any], count: int, model: str) -> Embeddings:
     """The vectors of a response to `count` texts. Raises `ValueError` with what is wrong with them."""
     rows = data.get("data")
     if not isinstance(rows, list) or len(rows) != count:
@@ -58,10 +58,9 @@ def read_embeddings(data: dict[str, Any], count: int, dimensions: int | None, mo
             raise ValueError(f"vector {place} has the index {index!r}")
         vectors[index] = _check_vector(row.get("embedding"), index)
     found = [vector for vector in vectors if vector is not None]
-    expected = dimensions or len(found[0])
     for index, vector in enumerate(found):
-        if len(vector) != expected:
-            raise ValueError(f"vector {index} has {len(vector)} dimensions, not {expected}")
+        if len(vector) != len(found[0]):
+            raise ValueError(f"vector {index} has {len(vector)} dimensions, not {len(found[0])}")
     used = data.get("usage")
     tokens = used.get("prompt_tokens") if isinstance(used, dict) else None
     usage = Usage(tokens) if isinstance(tokens, int) and tokens >= 0 else None

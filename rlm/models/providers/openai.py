@@ -68,8 +68,9 @@ class OpenAIModel(HTTPModel):
     ) -> Embeddings:
         """One vector for each text, in their order, in requests of as many as the provider takes.
 
-        Raises `ModelError` of kind bad_request for an empty text, before anything is sent, and of kind provider
-        where the vectors are not one for each text, not finite, or not all of the dimensions asked for.
+        Raises `ModelError` of kind bad_request for an empty text, before anything is sent, and for vectors of other
+        dimensions than those asked for; of kind provider where they are not one for each text, not finite, or not
+        alike.
         """
         if not self.most_embeddings:
             raise self._refuse("embeddings", "this provider has none")
@@ -83,10 +84,20 @@ class OpenAIModel(HTTPModel):
             reply = await self._post("/embeddings", body)
             data = self._parse(reply.status, reply.headers, reply.content, name)
             try:
-                whole = whole.joined(read_embeddings(data, len(part), dimensions, name))
+                found = read_embeddings(data, len(part), name)
+                self._check_dimensions(found, dimensions, name)
+                whole = whole.joined(found)
             except ValueError as error:
                 raise self.fail(str(error), 200, model=name) from None
         return whole
+
+    def _check_dimensions(self, found: Embeddings, dimensions: int | None, model: str) -> None:
+        has = len(found.vectors[0])
+        if dimensions not in (None, has):
+            what = f"the vectors have {has} dimensions, not {dimensions}: the model or its server does not take them"
+            error = self.fail(what, model=model)
+            error.kind = "bad_request"  # another attempt would bring the same, and the provider is not down
+            raise error
 
     def _to_body(self, request: Request, model: str) -> dict[str, Any]:
         body: dict[str, Any] = {"model": model, "messages": request.to_messages()}
