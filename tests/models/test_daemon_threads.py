@@ -335,6 +335,8 @@ def test_what_a_call_has_left_behind_waits_like_anybody_when_the_call_is_over() 
             context = await asyncio.create_task(pool.run(note), context=context)
         busy = asyncio.create_task(pool.run(release.wait, 20))
         await asyncio.sleep(0)
+        while pool._queue:  # until its thread, which ends the call before, has taken it
+            await asyncio.sleep(0.001)
         late = asyncio.create_task(pool.run(int), context=context)
         await asyncio.sleep(0)
         assert (len(pool._queue), count("behind")) == (1, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -147,6 +148,39 @@ def test_a_response_that_could_be_read_in_two_ways_or_in_none_is_an_error(lines:
     assert caught.value.kind == "provider"
     with pytest.raises(ModelError, match="broke off the request"):
         streamed(pieces)
+
+
+@pytest.mark.parametrize(
+    "body", [b"content-length: 5\r\n\r\nfalse", b"transfer-encoding: chunked\r\n\r\n5\r\nfalse\r\n0\r\n\r\n"]
+)
+def test_the_body_of_an_interim_response_does_not_become_part_of_the_answer(body: bytes) -> None:
+    for pieces in ([b"HTTP/1.1 199 Wait\r\n" + body + RESPONSES["length"]], [b"HTTP/1.1 104 Wait\r\n", body]):
+        for read in (answered, streamed):
+            with pytest.raises(ModelError, match="an interim response with a body"):
+                read(pieces)
+
+
+@pytest.mark.parametrize("status", [b"204 Nothing", b"304 As it was"])
+def test_what_may_follow_a_response_that_has_no_body_is_not_waited_for(status: bytes) -> None:
+    reply, is_reusable = answered([b"HTTP/1.1 " + status + b"\r\ncontent-length: 5\r\n\r\n"])
+    assert (reply.status, reply.content) == (int(status[:3]), b"")
+    assert not is_reusable
+
+
+def test_a_body_in_tiny_chunks_takes_the_memory_of_a_body() -> None:
+    async def main() -> int:
+        owner = Owner()
+        owner.connection.send(b"", b"")
+        owner.receive(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        tracemalloc.start()
+        try:
+            for _ in range(10):
+                owner.receive(b"2\r\nab\r\n" * 10_000)
+            return tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+
+    assert asyncio.run(main()) < 3 * 200_000
 
 
 @pytest.mark.parametrize("how", ["silence", "reset", "closing here"])

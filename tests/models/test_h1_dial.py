@@ -66,6 +66,22 @@ def test_another_address_of_the_host_is_taken_when_one_is_dead_or_silent(
     assert server.connections == 20
 
 
+def test_a_look_up_that_was_cancelled_with_all_other_tasks_is_made_again(way: Way, server: FaultyServer) -> None:
+    async def main() -> None:
+        dialer = h1_dial.Dialer("localhost", int(server.base_url.split(":")[2].split("/")[0]))
+        first = asyncio.create_task(dialer.open())
+        while dialer._lookup is None:
+            await asyncio.sleep(0)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()  # as many a program does before it ends
+        await asyncio.wait(others)
+        assert first.cancelled()
+        (await dialer.open()).close()
+
+    way.run(main)
+
+
 def test_no_address_that_answers_is_of_kind_connect_and_a_look_up_that_failed_is_made_again(
     way: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:

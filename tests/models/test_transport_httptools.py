@@ -6,6 +6,8 @@ import asyncio
 import gc
 import os
 import socket
+import ssl
+import threading
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -105,6 +107,50 @@ def test_what_a_server_sends_unasked_is_never_the_answer_to_the_next_request(way
         assert server.connections == 2
 
     way.run(main)
+
+
+def _accept_and_answer(listener: socket.socket, context: ssl.SSLContext | None) -> socket.socket:
+    accepted, _ = listener.accept()
+    if context is not None:
+        accepted = context.wrap_socket(accepted, server_side=True)
+    accepted.recv(1 << 16)
+    accepted.sendall(OK)
+    return accepted
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("then", ["answers unasked", "closes"])
+def test_what_a_server_does_while_the_loop_is_busy_is_not_the_fate_of_the_next_request(
+    way: Way, tls: bool, then: str
+) -> None:
+    answered, done = threading.Event(), threading.Event()
+
+    def serve(listener: socket.socket, context: ssl.SSLContext | None) -> None:
+        first = _accept_and_answer(listener, context)
+        answered.wait(20)
+        if then == "closes":
+            first.close()
+        else:
+            first.sendall(OK.replace(b"ok", b"no"))
+        done.set()
+        _accept_and_answer(listener, context).close()
+        first.close()
+
+    async def main(base_url: str, verify: str | None) -> None:
+        endpoint = Endpoint(base_url, verify=verify)
+        async with way.open() as transport:
+            await transport.post(call(endpoint, "x"))
+            answered.set()
+            assert done.wait(20)  # the loop is busy
+            assert (await transport.post(call(endpoint, "x"))).content == b"ok"
+
+    with open_faulty_server(tls=True) as faulty, socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(20)
+        thread = threading.Thread(target=serve, args=(listener, faulty.tls_context if tls else None))
+        thread.start()
+        port = listener.getsockname()[1]
+        way.run(main, f"http{'s' if tls else ''}://127.0.0.1:{port}", faulty.ca_file if tls else None)
+        thread.join(20)
 
 
 def test_a_request_whose_kept_connection_breaks_fails_and_is_not_sent_again(way: Way) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import datetime
 import shutil
+import socket
 import ssl
 import subprocess
 import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -16,8 +20,10 @@ from faulty_server import FaultyServer, open_faulty_server
 from transport_ways import KEY, WAYS, Way, call, way_fixture
 
 from rlm.errors import ModelError, UsageError
+from rlm.models.faults import is_outage, is_transient, is_worth_another
 from rlm.models.transports import httpx2
 from rlm.models.transports.base import Endpoint
+from rlm.models.transports.choose import choose_transport
 from rlm.models.transports.proxies import proxy_of
 from rlm.models.transports.tls import tls_context
 
@@ -97,6 +103,39 @@ def test_an_authority_that_nobody_trusts_is_of_kind_connect_and_says_what_to_set
     assert error.kind == "connect"
     assert "set SSL_CERT_FILE or pass verify=" in str(error)
     assert KEY not in str(error)
+    assert not is_transient(error)
+    assert not is_outage(error)
+    assert is_worth_another(error)
+
+
+@pytest.mark.parametrize("fault", ["of another host", "expired"])
+def test_a_certificate_that_does_not_prove_the_server_ends_the_call_before_a_key_is_sent(way: Way, fault: str) -> None:
+    authority, took = trustme.CA(), bytearray()
+    past = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    names = ["other.test", "127.0.0.2"] if fault == "of another host" else ["127.0.0.1"]
+    certificate = authority.issue_cert(*names, not_after=past if fault == "expired" else None)
+    server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate.configure_cert(server_context)
+    verify = ssl.create_default_context()
+    authority.configure_trust(verify)
+
+    def serve(listener: socket.socket) -> None:
+        try:
+            with listener.accept()[0] as accepted, server_context.wrap_socket(accepted, server_side=True) as encrypted:
+                took.extend(encrypted.recv(1 << 16))
+        except OSError:
+            pass
+
+    if way.transport == "pyreqwest":
+        pytest.skip("takes no context")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        error = way.run(_fails, way, Endpoint(f"https://127.0.0.1:{listener.getsockname()[1]}", verify=verify))
+        thread.join(20)
+    assert "set SSL_CERT_FILE or pass verify=" in str(error)
+    assert not is_transient(error)
+    assert took == b""
 
 
 def test_verify_names_the_authorities_or_is_refused_by_name(way: Way, tls_server: FaultyServer) -> None:
@@ -173,6 +212,36 @@ def test_a_proxy_that_is_spoken_to_by_tls_has_to_be_trusted(
     monkeypatch.setenv("SSL_CERT_FILE", tls_server.ca_file)
     way.run(_echo, way, Endpoint("http://upstream.test/v1"))
     assert tls_server.seen[0].target == "http://upstream.test/v1/echo"
+
+
+def test_every_loop_closes_its_way_over_the_proxy_also_where_two_came_first_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("httptools")
+    transport: Any = choose_transport("httptools")
+    both, closed = threading.Barrier(2, timeout=20), []
+
+    class OverProxy:
+        def __init__(self) -> None:
+            both.wait()
+
+        async def aclose(self) -> None:
+            closed.append(self)
+
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setattr(httpx2, "Httpx2Transport", OverProxy)
+
+    async def use() -> None:
+        transport._pool(Endpoint("http://upstream.test"))
+        await asyncio.to_thread(both.wait)
+        await transport.aclose()
+
+    threads = [threading.Thread(target=Way("httptools", "asyncio").run, args=(use,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(set(closed)) == 2
 
 
 def test_a_socks_proxy_needs_its_package_under_httpx2(monkeypatch: pytest.MonkeyPatch) -> None:

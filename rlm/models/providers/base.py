@@ -217,6 +217,14 @@ class HTTPModel(Model):
         message = f"{where}: {f'HTTP {status}: ' if status != 200 else ''}{said}"
         return ModelError(message, provider=self.provider, status=status, kind=kind, retry_after=wait)
 
+    def _check_dimensions(self, vectors: list[list[float]], dimensions: int | None, model: str) -> None:
+        has = len(vectors[0])
+        if dimensions not in (None, has):
+            what = f"the vectors have {has} dimensions, not {dimensions}: the model or its server does not take them"
+            error = self.fail(what, model=model)
+            error.kind = "bad_request"  # another attempt would bring the same, and the provider is not down
+            raise error
+
     def _refuse(self, option: str, why: str) -> ModelError:
         """The error for an option that the provider lacks: nothing has been sent."""
         message = f"{self.provider}: {option}: {why}"

@@ -64,8 +64,7 @@ class GeminiModel(HTTPModel):
     ) -> Embeddings:
         """One vector for each text, in their order, in requests of 100.
 
-        Raises `ModelError` of kind bad_request for an empty text, before anything is sent, and of kind provider
-        where the vectors are not one for each text, not finite, or not all of the dimensions asked for.
+        Raises `ModelError` as `OpenAIModel.embed_batch`.
         """
         check_texts(texts, self.provider)
         name, whole = model.removeprefix(f"{self.provider}/") if model else self.name, Embeddings([])
@@ -78,7 +77,9 @@ class GeminiModel(HTTPModel):
             reply = await self._post(_path(name, ":batchEmbedContents"), {"requests": requests})
             data = self._parse(reply.status, reply.headers, reply.content, name)
             try:
-                whole = whole.joined(read_embeddings(rows_of(data), len(part), dimensions, name))
+                found = read_embeddings(rows_of(data), len(part), name)
+                self._check_dimensions(found.vectors, dimensions, name)
+                whole = whole.joined(found)
             except ValueError as error:
                 raise self.fail(str(error), 200, model=name) from None
         return whole

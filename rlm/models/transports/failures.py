@@ -33,10 +33,11 @@ def timed_out(call: Call, step: Literal["connect", "read", "write", "pool"]) -> 
 
 def unreachable(call: Call, reason: str) -> ModelError:
     """The error for a server to which no connection could be made."""
-    reason = _without_secrets(reason, call)
+    reason, attempts = _without_secrets(reason, call), 1
     if any(words in reason for words in _CERTIFICATE_WORDS):
         reason += " (for an authority of your own set SSL_CERT_FILE or pass verify=)"
-    return ModelError(f"{call.endpoint.shown_as} cannot be reached: {reason}", kind="connect")
+        attempts = 0  # it is we who refused: asking again changes nothing, and it is no outage
+    return ModelError(f"{call.endpoint.shown_as} cannot be reached: {reason}", kind="connect", attempts=attempts)
 
 
 def broken_off(call: Call, reason: str) -> ModelError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import select
+import socket
 from collections.abc import AsyncGenerator
 
 from rlm.errors import ModelError
@@ -16,7 +18,16 @@ from rlm.models.transports.h1_response import BadResponse, decoder_for
 class Connection(ResponseProtocol):
     """A connection and the exchange on it."""
 
-    __slots__ = ()
+    __slots__ = ("_poll",)
+
+    def watch(self, sock: socket.socket) -> None:
+        """Take the socket it is on, for `has_input`."""
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+
+    def has_input(self) -> bool:
+        """Whether the server has closed it, or sent something, of which the loop does not know yet. Needs `is_open`."""
+        return bool(self._poll.poll(0))
 
     def send(self, head: bytes, body: bytes, *, streams: bool = False) -> asyncio.Future[None]:
         """Write a request at once. The future is done when its response is complete, or its head with `streams`, or
@@ -67,7 +78,7 @@ class Connection(ResponseProtocol):
 
     async def _next_piece(self, call: Call) -> bytes:
         response = self.response
-        while not response.buffered:
+        while not response.body:
             if response.is_complete:
                 return b""
             if self._failure or not self.is_open:

@@ -52,7 +52,7 @@ class Dialer:
         except socket.gaierror:
             pass
         now = asyncio.get_running_loop().time()
-        if self._lookup is None or now - self._looked_up_at > _KEPT_SECONDS:
+        if self._lookup is None or self._lookup.cancelled() or now - self._looked_up_at > _KEPT_SECONDS:
             self._looked_up_at = now
             self._lookup = asyncio.create_task(asyncio.to_thread(_look_up, self._host, self._port))
             self._lookup.add_done_callback(_note_exception)

@@ -16,7 +16,8 @@ from rlm.models.transports.tls import tls_context
 
 _READ_BYTES = 256 * 1024
 _HEADS = 16
-_TICKS_IN_A_TIMEOUT = 16  # a timeout is up to a sixteenth late
+_TICKS_IN_A_TIMEOUT = 16  # a timeout is up to a sixteenth late, or five milliseconds
+_SHORTEST_TICK_SECONDS = 0.005  # a tick looks at every connection
 _LONGEST_TICK_SECONDS = 60.0
 
 
@@ -45,7 +46,8 @@ class Pool:
         self._is_closed = False
         self._timer: asyncio.TimerHandle | None = None
         shortest = min(self.timeouts.read, self.timeouts.write, self._keepalive_seconds)
-        self._tick_seconds = min(shortest / _TICKS_IN_A_TIMEOUT, _LONGEST_TICK_SECONDS)
+        tick_seconds = max(shortest / _TICKS_IN_A_TIMEOUT, _SHORTEST_TICK_SECONDS)
+        self._tick_seconds = min(tick_seconds, _LONGEST_TICK_SECONDS)
 
     def head(self, call: Call) -> bytes:
         """`request_head`, remembered: most calls differ by their bodies alone."""
@@ -80,11 +82,18 @@ class Pool:
         return made
 
     def idle_connection(self) -> Connection | None:
-        """The open connection that was used last."""
+        """The open connection that was used last, and on which nothing has come since.
+
+        What a server sends unasked would be taken for the answer to the next request, and while the loop was busy a
+        server may have closed.
+        """
         while self._idle:
             connection, _ = self._idle.popitem()
-            if connection.is_open:  # else the loop tells of its end in the next round
+            if not connection.is_open:  # the loop tells of its end in the next round
+                continue
+            if not connection.has_input():
                 return connection
+            connection.abort()
         return None
 
     def give_back(self, connection: Connection) -> None:
@@ -115,12 +124,15 @@ class Pool:
         tls: dict[str, Any] = {}
         if self._context is not None:
             tls = {"ssl": self._context, "server_hostname": self._host.rstrip(".")}
+            tls["ssl_handshake_timeout"] = self.timeouts.connect  # else no more than a minute
         sock, made = await self._dialer.open(), Connection(self)
         try:
             await self.loop.create_connection(lambda: made, sock=sock, **tls)  # closes the socket where it fails
         except BaseException:
             made.abort()  # for a handshake that has just ended the loop would wait for the server's goodbye
             raise
+        if made.is_open:
+            made.watch(sock)
         return made
 
     def lost(self, connection: Connection) -> None:

@@ -120,11 +120,11 @@ class ResponseProtocol(asyncio.BufferedProtocol):
         response = self.response
         if response.is_complete:
             self._wake()
-        elif response.buffered > MOST_BYTES:
+        elif len(response.body) > MOST_BYTES:
             self._fail(too_large())
         elif self._is_streaming and response.has_head:
             self._wake()
-            if response.buffered > _BUFFERED_BYTES and not self._is_reading_paused:
+            if len(response.body) > _BUFFERED_BYTES and not self._is_reading_paused:
                 self._is_reading_paused = True
                 self._transport.pause_reading()
 

@@ -21,19 +21,19 @@ class ResponseParser:
     """The response that is arriving on a connection, one after another.
 
     status, headers: valid once `has_head`; names in lower case, the values of a repeated one joined by a comma.
-    pieces, buffered: the body that has come and was not taken, and its size in bytes. `is_complete` between requests.
+    body: what has come of it and was not taken; in one piece, for a list of two-byte chunks would be 20 times its size.
+    `is_complete` between requests.
     keeps_alive: whether the connection may be used again; valid once `is_complete`.
     """
 
     __slots__ = (
         "_parser",
         "_without_body",
-        "buffered",
+        "body",
         "has_head",
         "headers",
         "is_complete",
         "keeps_alive",
-        "pieces",
         "status",
     )
 
@@ -42,14 +42,14 @@ class ResponseParser:
         self._parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True)
         self.status = 0
         self.headers: dict[str, str] = {}
-        self.pieces: list[bytes] = []
+        self.body = bytearray()
         self.expect()
         self.is_complete = self.keeps_alive = True
 
     def expect(self) -> None:
         """Make ready for the answer to the next request."""
-        self.pieces.clear()
-        self.buffered = self._without_body = 0
+        self.body.clear()
+        self._without_body = 0
         self.has_head = self.is_complete = self.keeps_alive = False
 
     def feed(self, data: bytes | memoryview) -> None:
@@ -74,9 +74,8 @@ class ResponseParser:
 
     def take(self) -> bytes:
         """The body that has come since the last call."""
-        taken = b"".join(self.pieces)
-        self.pieces.clear()
-        self.buffered = 0
+        taken = bytes(self.body)
+        self.body.clear()
         return taken
 
     def close(self) -> None:
@@ -108,14 +107,16 @@ class ResponseParser:
         self.has_head = True
 
     def on_body(self, piece: bytes) -> None:
-        self.pieces.append(piece)
-        self.buffered += len(piece)
+        if not self.has_head:
+            raise BadResponse("an interim response with a body")  # it would become the beginning of the answer
+        self.body += piece
         self._without_body = 0
 
     def on_message_complete(self) -> None:
         if self.has_head:  # else an interim response
             self.is_complete = True
-            self.keeps_alive = self._parser.should_keep_alive()
+            # Servers that send a body with a 204 or a 304 all the same would have it read as the next response.
+            self.keeps_alive = self._parser.should_keep_alive() and self.status not in (204, 304)
 
 
 class Decoder:

@@ -66,6 +66,9 @@ class HttptoolsTransport:
                 response = connection.response
                 async with aclosing(connection.chunks(call)) as chunks:
                     yield StreamedReply(response.status, response.headers, chunks)
+            except RuntimeError:  # from aclosing: another task still waits for a chunk
+                connection.abort()  # else it would take that of the next response
+                raise
             finally:
                 pool.give_back(connection)
         finally:
@@ -80,8 +83,8 @@ class HttptoolsTransport:
             if not any(pool.has_connections for pool in own):
                 break
             await asyncio.sleep(0)
-        if self._over_proxy is not None:
-            await self._over_proxy.aclose()
+        for other in {pool for pool in pools if not isinstance(pool, Pool)}:
+            await other.aclose()  # not `_over_proxy`: where two threads came first at once there are two
 
     def _pool(self, endpoint: Endpoint) -> Pool | Transport:
         """The connections of the running loop, or the transport that speaks to the endpoint's proxy."""
