@@ -57,9 +57,10 @@ check: $(STAMP)
 	$(RUN) ruff format --check $(CODE)
 	$(RUN) mypy
 
-# worksteal: what waits is spread over the cores, and the tests of a file mostly stay together with its fixtures.
+# auto: one process more than there are cores (tests/conftest.py). worksteal: the tests of a file mostly stay together
+# with its fixtures. Each of the processes and hundreds of commands would compile all anew where no bytecode is kept.
 test: check
-	$(RUN) pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
+	env -u PYTHONDONTWRITEBYTECODE $(RUN) pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 # The corpus four times: as root and as another user, with namespaces and with a filter that refuses them. Needs root.
 test-hostile: $(STAMP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import signal
@@ -48,12 +49,27 @@ _NEED_TMP = (
 )
 
 
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_auto_num_workers() -> int | None:
+    """One more than there are cores, for many tests wait: for a time limit, a process's end, a server."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what cannot be shown in a checkout below /tmp."""
     if any(os.path.realpath(place).startswith("/tmp/") for place in (sys.prefix, sys.base_prefix, __file__)):
         for item in items:
             if getattr(item, "originalname", "") in _NEED_TMP:
                 item.add_marker(pytest.mark.skip(reason="the packages lie below /tmp, where cells have their scratch"))
+
+
+def pytest_collection_finish() -> None:
+    """Keep modules and tests out of the collector's way: a look through all of them takes 0.4 s, and many tests ask."""
+    gc.collect()
+    gc.freeze()
 
 
 class ReachedOutside(BaseException):

@@ -29,7 +29,7 @@ FOREVER = 50.0
 
 @pytest.fixture(autouse=True, scope="module")
 def a_zygote() -> Iterator[None]:
-    """One that lasts as long as the module: to start one takes ten times as long as most tests. tests/sandbox does."""
+    """One as long as the module lasts: to start one takes ten times as long as most tests. test_sandbox_pool does."""
     with rlm.WorkerPool(0):
         yield
 

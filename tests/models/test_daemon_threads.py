@@ -323,7 +323,11 @@ def test_the_thread_more_that_a_waiting_call_has_brought_serves_nobody_once_it_w
 
 def test_what_a_call_has_left_behind_waits_like_anybody_when_the_call_is_over() -> None:
     pool = DaemonThreads(1, "behind")
-    release, depths = threading.Event(), []
+    running, release, depths = threading.Event(), threading.Event(), []
+
+    def hold() -> None:
+        running.set()
+        release.wait(20)
 
     def note() -> contextvars.Context:
         depths.append(len(threads_module._frames.get()))
@@ -333,9 +337,8 @@ def test_what_a_call_has_left_behind_waits_like_anybody_when_the_call_is_over() 
         context = contextvars.copy_context()
         for _ in range(20):
             context = await asyncio.create_task(pool.run(note), context=context)
-        busy = asyncio.create_task(pool.run(release.wait, 20))
-        await asyncio.sleep(0)
-        while pool._queue:  # until its thread, which ends the call before, has taken it
+        busy = asyncio.create_task(pool.run(hold))
+        while not running.is_set():
             await asyncio.sleep(0.001)
         late = asyncio.create_task(pool.run(int), context=context)
         await asyncio.sleep(0)

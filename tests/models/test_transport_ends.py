@@ -25,9 +25,10 @@ def server() -> Iterator[FaultyServer]:
         yield opened
 
 
-def test_2000_cancelled_calls_leave_no_open_request_and_a_whole_pool(way: Way, server: FaultyServer) -> None:
+def test_many_cancelled_calls_leave_no_open_request_and_a_whole_pool(way: Way, server: FaultyServer) -> None:
     endpoint = Endpoint(server.base_url, max_connections=50)
-    rounds = 20 if way.cancels else 4  # else each leaves its connection behind
+    # What does not cancel leaves each connection behind; what calls the same code as another way needs fewer.
+    rounds = 20 if way.cancels and not (way.is_callers or way.transport == "default") else 4
 
     async def read(transport: Transport, path: str) -> None:
         async with transport.stream(call(endpoint, path)) as reply:

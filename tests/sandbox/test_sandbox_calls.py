@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -189,20 +190,20 @@ def test_whatever_a_model_calls_itself_its_answers_fit_into_a_frame() -> None:
 
 
 @pytest.mark.parametrize(
-    ("requests", "sizes"),
+    ("make", "sizes"),
     [
-        ([rlm.Request("a")], [1]),
-        ([rlm.Request("a" * (40 << 20))], [1]),
-        ([rlm.Request("a")] * 10_000, [10_000]),
-        ([rlm.Request("a")] * 25_000, [10_000, 10_000, 5_000]),
-        ([rlm.Request("a" * (12 << 20))] * 5, [2, 2, 1]),
-        ([rlm.Request("ä" * (12 << 20))] * 3, [1, 1, 1]),
-        ([rlm.Request("a" * (40 << 20))] * 2, [1, 1]),
-        ([rlm.Request("a", "错" * MODEL_CHARS)] * 4_000, [976, 976, 976, 976, 96]),
-        ([rlm.Request("a", options=Options(seed=1))] * 6_000, [4_999, 1_001]),
-        ([rlm.Request("a", options=Options(seed=n)) for n in range(3_000)], [2_500, 500]),
-        ([rlm.Request("a", options=Options(stop=("x" * 1000,) * 60)) for _ in range(40)], [17, 17, 6]),
-        ([rlm.Request("a", system=str(n) * (12 << 20)) for n in range(5)], [2, 2, 1]),
+        (lambda: [rlm.Request("a")], [1]),
+        (lambda: [rlm.Request("a" * (40 << 20))], [1]),
+        (lambda: [rlm.Request("a")] * 10_000, [10_000]),
+        (lambda: [rlm.Request("a")] * 25_000, [10_000, 10_000, 5_000]),
+        (lambda: [rlm.Request("a" * (12 << 20))] * 5, [2, 2, 1]),
+        (lambda: [rlm.Request("ä" * (12 << 20))] * 3, [1, 1, 1]),
+        (lambda: [rlm.Request("a" * (40 << 20))] * 2, [1, 1]),
+        (lambda: [rlm.Request("a", "错" * MODEL_CHARS)] * 4_000, [976, 976, 976, 976, 96]),
+        (lambda: [rlm.Request("a", options=Options(seed=1))] * 6_000, [4_999, 1_001]),
+        (lambda: [rlm.Request("a", options=Options(seed=n)) for n in range(3_000)], [2_500, 500]),
+        (lambda: [rlm.Request("a", options=Options(stop=("x" * 1000,) * 60)) for _ in range(40)], [17, 17, 6]),
+        (lambda: [rlm.Request("a", system=str(n) * (12 << 20)) for n in range(5)], [2, 2, 1]),
     ],
     ids=[
         "one",
@@ -219,7 +220,8 @@ def test_whatever_a_model_calls_itself_its_answers_fit_into_a_frame() -> None:
         "with long system texts",
     ],
 )
-def test_a_batch_is_cut_into_frames_that_can_be_sent(requests: list[rlm.Request], sizes: list[int]) -> None:
+def test_a_batch_is_cut_into_frames_that_can_be_sent(make: Callable[[], list[rlm.Request]], sizes: list[int]) -> None:
+    requests = make()
     groups = calls.cut_batch(requests)
     assert [len(group) for group in groups] == sizes
     assert [request for group in groups for request in group] == requests

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from rlm.sandbox import launch
 from rlm.sandbox.launch import Zygote
 
 HOSTILE = Path(__file__).with_name("hostile_zygote.py")
+OF_THE_HOSTILE = [HOSTILE]
+"""What they may read besides: it tells their zygote from the real one."""
 OUTCOME = "'status': 'ok', 'value': False, 'error': False, 'abandoned': 0"
 
 BROKEN = {
@@ -88,12 +91,27 @@ HARMLESS = {
 }
 
 
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The hostile zygote's, which finds the tree without being told."""
+    path = tmp_path_factory.mktemp("hostile") / "zygote.py"
+    path.write_text(HOSTILE.read_text().replace("sys.argv[2]", repr(str(Path(rlm.__file__).parents[1]))))
+    return path
+
+
+@pytest.fixture(scope="module")
+def a_hostile_zygote(program: Path) -> Iterator[None]:
+    """One as long as the module lasts, for environments that may read as much: real workers have another."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "_PROGRAM", program)
+        pool = rlm.WorkerPool(0, read_paths=OF_THE_HOSTILE).__enter__()
+    with pool:
+        yield
+
+
 @pytest.fixture
-def hostile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def hostile(a_hostile_zygote: None, program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers of environments opened now are hostile ones."""
-    tree = str(Path(rlm.__file__).parents[1])
-    program = tmp_path / "zygote.py"
-    program.write_text(HOSTILE.read_text().replace("sys.argv[2]", repr(tree)))
     monkeypatch.setattr(launch, "_PROGRAM", program)
 
 
@@ -107,7 +125,9 @@ def run_hostile(script: str, side: Side, **parameters: Any) -> rlm.CellResult:
                 await asyncio.sleep(50)
             return prompt
 
-        env = side.open(model, script, limits=limits, tools={"tool": called.append}, **parameters)
+        env = side.open(
+            model, script, limits=limits, tools={"tool": called.append}, read_paths=OF_THE_HOSTILE, **parameters
+        )
         async with asyncio.timeout(HANG_SECONDS), env:
             result = await env.execute_async("1")
             assert called == []
@@ -225,11 +245,12 @@ def test_the_real_worker_comes_back_when_the_program_does(
     process_side: Side, reply: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
+        others = Zygote.running()
         env = process_side.open(echo, f"{reply}\nraw(b'garbage' * 9)")
         async with asyncio.timeout(HANG_SECONDS), env:
             assert (await env.execute_async("1")).status == "crashed"
             monkeypatch.undo()
-            (zygote,) = Zygote.running()
+            (zygote,) = [each for each in Zygote.running() if each not in others]
             zygote.kill()
             result = await env.execute_async("llm_query('a')")
             assert result.value == "'<a>'"
@@ -261,7 +282,8 @@ def test_a_malformed_reply_is_a_sandbox_error(name: str, verb: str) -> None:
     script = REPLIES.get(name) or "send({'t': 'reply', 'id': id, 'v': {'k': 'json', 'v': [5]}})"
 
     async def main() -> None:
-        async with asyncio.timeout(HANG_SECONDS), Side("process/pure_async").open(echo, script) as env:
+        env = Side("process/pure_async").open(echo, script, read_paths=OF_THE_HOSTILE)
+        async with asyncio.timeout(HANG_SECONDS), env:
             if verb == "get" and name not in REPLIES:
                 assert await env.get_async("x") == [5]
                 return

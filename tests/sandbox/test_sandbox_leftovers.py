@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from environment.env_sides import HANG_SECONDS, Side, echo, run
+from environment.env_sides import a_zygote as a_zygote
 
 import rlm
 from rlm.sandbox.zygote_removal import remove_tree

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 from environment.env_sides import Held, Side, echo, run, until, worker_pids
+from environment.env_sides import a_zygote as a_zygote
 from environment.test_env_life import descriptors
 
 import rlm

@@ -12,6 +12,7 @@ from ast import literal_eval
 
 import pytest
 from environment.env_sides import Held, Side, echo, has_ended, run, run_on, until, worker_pids
+from environment.env_sides import a_zygote as a_zygote
 
 import rlm
 
