@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, lru_cache
+from ipaddress import ip_address
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from rlm.core.query import Completion, Request, Usage
 from rlm.models.base import Around, Model
@@ -100,8 +102,11 @@ class PricedModel(Around):
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
-        self._url: str = getattr(model, "price_url", "")
-        _load()  # now, and not when the first answer would have an event loop wait for it
+        url: str = getattr(model, "price_url", "")
+        # The list has no server of one's own, and its 30,000 objects are walked by every full garbage collection.
+        self._url = "" if _is_ones_own(url) else url
+        if self._url:
+            _load()  # now, and not when the first answer would have an event loop wait for it
 
     async def complete(self, request: Request) -> Completion:
         """The model's answer with its price."""
@@ -130,3 +135,12 @@ class PricedModel(Around):
 
     def __repr__(self) -> str:
         return f"PricedModel({self.inner!r})"
+
+
+def _is_ones_own(url: str) -> bool:
+    """Whether a server is on this machine or in a private network, where nothing has a listed price."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_private
+    except ValueError:
+        return host == "localhost"

@@ -137,11 +137,19 @@ def test_a_price_that_the_completion_brings_stays_and_a_model_without_a_server_h
     assert asyncio.run(main()) == [7.0, None]
 
 
-def test_the_list_is_loaded_when_a_model_is_priced_and_not_at_its_first_answer() -> None:
+@pytest.mark.parametrize(
+    ("url", "is_loaded"),
+    [("https://api.openai.com/v1", True), ("http://127.0.0.1:8000/v1", False), ("http://localhost/v1", False),
+     ("http://10.1.2.3/v1", False), ("http://[::1]:8000/v1", False)],
+)  # fmt: skip
+def test_the_list_is_loaded_when_a_model_is_priced_and_never_for_a_server_of_ones_own(
+    url: str, is_loaded: bool
+) -> None:
     program = (
-        "import sys; from rlm.models.price import Price; from rlm.models.scripted import ScriptedModel; "
-        "before = 'genai_prices' in sys.modules; Price().wrap(ScriptedModel(['a'])); "
+        "import sys; from rlm.models.price import Price; from rlm.models.providers.openai import OpenAIModel; "
+        f"model = OpenAIModel('m', base_url={url!r}, api_key='k', transport='httptools'); "
+        "before = 'genai_prices' in sys.modules; Price().wrap(model); "
         "print(before, 'genai_prices' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
-    assert done.stdout == "False True\n"
+    assert done.stdout == f"False {is_loaded}\n"
