@@ -342,3 +342,35 @@ def test_what_breaks_is_an_error_of_its_kind(fault: str) -> None:
     assert error.kind == ("connect" if fault == "refused" else "provider")
     assert "\n" not in str(error)
     assert KEY not in str(error)
+
+
+def test_answers_that_the_server_breaks_off_and_nobody_reads_leave_the_connection_its_whole_window() -> None:
+    from h2.errors import ErrorCodes
+    from h2.events import StreamEnded
+
+    talks, broken, part = 0, 1_100, b"x" * 16_384  # together more than the window of the connection
+
+    async def talk(connection: Any, reader: Any, writer: Any) -> None:
+        nonlocal talks
+        talks += 1
+        asked = 0
+        async for event in _events(connection, reader, writer):
+            if not isinstance(event, StreamEnded):
+                continue
+            asked += 1
+            connection.send_headers(event.stream_id, [(":status", "200")])
+            if asked > broken:
+                connection.send_data(event.stream_id, b"whole", end_stream=True)
+                continue
+            connection.send_data(event.stream_id, part)
+            connection.reset_stream(event.stream_id, ErrorCodes.INTERNAL_ERROR)
+
+    async def main(transport: Transport) -> bytes:
+        for _ in range(broken):
+            async with transport.stream(call(endpoint_of(hand), "x")) as reply:
+                assert reply.status == 200  # and nobody reads the rest
+        return (await transport.post(call(endpoint_of(hand), "x"))).content
+
+    with open_by_hand(talk) as hand:
+        assert run(main) == b"whole"
+    assert talks == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import Any
 
 from h2.config import H2Configuration
@@ -162,12 +163,10 @@ class Connection(asyncio.Protocol):
         """An exchange has ended, well or not; a stream that has not is reset."""
         del self._exchanges[exchange.number]
         if not self.is_lost:
-            try:
-                if not (exchange.is_ended and exchange.is_sent):
+            if not (exchange.is_ended and exchange.is_sent):
+                with suppress(ProtocolError):  # the server has reset it
                     self._h2.reset_stream(exchange.number, ErrorCodes.CANCEL)
-                self._acknowledge(exchange)
-            except ProtocolError:
-                pass  # it is reset already
+            self._acknowledge(exchange)  # in any case: what nobody takes would narrow the window of all others
             self._flush()
         if not self._exchanges:
             if self.is_open:
