@@ -13,38 +13,17 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from models.cache_files import WHOLE, ask, rows
+from models.cache_files import path as path
 from provider_fakes import KEY, FakeTransport, chat
 
 from rlm.core.query import Completion, Request, Usage
 from rlm.errors import UsageError
 from rlm.models import answer_file
 from rlm.models.answer_file import AnswerFile
-from rlm.models.base import Model
 from rlm.models.cache import Cache, to_key
 from rlm.models.providers.openai import OpenAIModel
 from rlm.models.scripted import ScriptedModel
-
-WHOLE = Completion("text \ud800 ☃", "m-1", Usage(1, 2, 3, 4), "length", "openai", 0.5, 3)
-
-
-def ask(model: Model, *prompts: str, **more: Any) -> list[str]:
-    async def main() -> list[str]:
-        return [(await model.complete(Request(prompt, **more))).text for prompt in prompts]
-
-    return asyncio.run(main())
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "answers.db"
-
-
-def rows(path: Path) -> int:
-    connection = sqlite3.connect(path)
-    try:
-        return int(connection.execute("SELECT count(*) FROM answers").fetchone()[0])
-    finally:
-        connection.close()
 
 
 @pytest.fixture
@@ -108,11 +87,11 @@ def test_a_file_that_is_no_cache_is_one_clear_error_and_is_left_alone(tmp_path: 
     connection.close()
     empty.mkdir()
     before = {path: path.read_bytes() for path in (text, other)}
-    for path in (text, other, empty, tmp_path / "missing" / "answers.db"):
+    for wrong in (text, other, empty, tmp_path / "missing" / "answers.db"):
         for mode in ("read_write", "replay"):
             with pytest.raises(UsageError, match="give another path") as caught:
-                Cache(path, mode)  # type: ignore[arg-type]
-            assert str(path) in str(caught.value)
+                Cache(wrong, mode)  # type: ignore[arg-type]
+            assert str(wrong) in str(caught.value)
             assert "\n" not in str(caught.value)
     with pytest.raises(UsageError, match="there is no such file: give another path"):
         Cache(tmp_path / "absent.db", "replay")

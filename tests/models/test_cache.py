@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from models.cache_files import WHOLE, ask, rows
+from models.cache_files import path as path
 from provider_fakes import KEY, STREAM, FakeTransport, chat, events
 
 from rlm.core.query import Completion, Options, Request, Usage
@@ -21,28 +22,6 @@ from rlm.models.price import Price
 from rlm.models.providers.openai import OpenAIModel
 from rlm.models.retry import Retry
 from rlm.models.scripted import ScriptedModel
-
-WHOLE = Completion("text \ud800 ☃", "m-1", Usage(1, 2, 3, 4), "length", "openai", 0.5, 3)
-
-
-def ask(model: Model, *prompts: str, **more: Any) -> list[str]:
-    async def main() -> list[str]:
-        return [(await model.complete(Request(prompt, **more))).text for prompt in prompts]
-
-    return asyncio.run(main())
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "answers.db"
-
-
-def rows(path: Path) -> int:
-    connection = sqlite3.connect(path)
-    try:
-        return int(connection.execute("SELECT count(*) FROM answers").fetchone()[0])
-    finally:
-        connection.close()
 
 
 def test_a_second_run_is_answered_from_the_file_alone(path: Path) -> None:

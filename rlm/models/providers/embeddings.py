@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,20 @@ class Embeddings:
         usage = other.usage if self.usage is None else self.usage if other.usage is None else self.usage + other.usage
         cost = None if self.cost_usd is None or other.cost_usd is None else self.cost_usd + other.cost_usd
         return Embeddings(self.vectors + other.vectors, other.model, usage, cost)
+
+
+class EmbedsTexts(ABC):
+    """What a provider with embeddings has besides `embed_batch`."""
+
+    @abstractmethod
+    async def embed_batch(
+        self, texts: list[str], *, model: str | None = None, dimensions: int | None = None
+    ) -> Embeddings:
+        """One vector for each text, in their order. Raises `ModelError`."""
+
+    async def embed(self, text: str, *, model: str | None = None, dimensions: int | None = None) -> list[float]:
+        """The vector of one text. Raises `ModelError` as `embed_batch`."""
+        return (await self.embed_batch([text], model=model, dimensions=dimensions)).vectors[0]
 
 
 def check_texts(texts: Sequence[str], provider: str) -> None:

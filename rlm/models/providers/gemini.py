@@ -11,7 +11,7 @@ from rlm.core.query import NO_OPTIONS, Completion, Options, Request, to_json_sch
 from rlm.errors import ModelError
 from rlm.models.providers.base import HTTPModel, OnText, tell
 from rlm.models.providers.closed_schema import has_open_references
-from rlm.models.providers.embeddings import Embeddings, check_texts, read_embeddings
+from rlm.models.providers.embeddings import Embeddings, EmbedsTexts, check_texts, read_embeddings
 from rlm.models.providers.gemini_answers import ContentReader, code_of, rows_of, wait_of
 from rlm.models.providers.keys import Secret
 from rlm.models.schema import to_instruction
@@ -22,7 +22,7 @@ _PLAIN = {"temperature": "temperature", "top_p": "topP", "seed": "seed"}
 _MOST_STOPS = 5
 
 
-class GeminiModel(HTTPModel):
+class GeminiModel(EmbedsTexts, HTTPModel):
     """`POST {base_url}/v1beta/models/{name}:generateContent`. Finish reasons come by the names of OpenAI's.
 
     effort: a word of its own ("minimal" to "high", since Gemini 3), "on" (it decides itself), "none", or a number of
@@ -54,10 +54,6 @@ class GeminiModel(HTTPModel):
         completion = self._read(self._parse(200, {}, content, model), model)
         await tell(on_text, completion.text)
         return completion
-
-    async def embed(self, text: str, *, model: str | None = None, dimensions: int | None = None) -> list[float]:
-        """The vector of one text. Raises `ModelError` as `embed_batch`."""
-        return (await self.embed_batch([text], model=model, dimensions=dimensions)).vectors[0]
 
     async def embed_batch(
         self, texts: list[str], *, model: str | None = None, dimensions: int | None = None

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from rlm.core.query import NO_OPTIONS, Completion, Options, Request, to_json_schema
 from rlm.errors import ModelError
 from rlm.models.providers.base import HTTPModel, OnText, tell
-from rlm.models.providers.embeddings import Embeddings, check_texts, read_embeddings
+from rlm.models.providers.embeddings import Embeddings, EmbedsTexts, check_texts, read_embeddings
 from rlm.models.providers.openai_answers import ChatReader, failure_in, text_of, usage_of
 from rlm.models.providers.words import status_in, words_in
 from rlm.models.schema import to_instruction
@@ -15,7 +15,7 @@ from rlm.models.schema import to_instruction
 _PLAIN = ("temperature", "top_p", "seed")
 
 
-class OpenAIModel(HTTPModel):
+class OpenAIModel(EmbedsTexts, HTTPModel):
     """`POST {base_url}/chat/completions`. The protocol of many: their files say only where they differ."""
 
     provider = "openai"
@@ -58,10 +58,6 @@ class OpenAIModel(HTTPModel):
         completion = self._read(self._parse(200, {}, content, model), model)
         await tell(on_text, completion.text)
         return completion
-
-    async def embed(self, text: str, *, model: str | None = None, dimensions: int | None = None) -> list[float]:
-        """The vector of one text. Raises `ModelError` as `embed_batch`."""
-        return (await self.embed_batch([text], model=model, dimensions=dimensions)).vectors[0]
 
     async def embed_batch(
         self, texts: list[str], *, model: str | None = None, dimensions: int | None = None

@@ -6,36 +6,31 @@ from typing import ClassVar
 
 from rlm.models.providers.openai import OpenAIModel
 
-_NO_SEARCH = {"web_search": "this server has none"}
+
+class _OwnServer(OpenAIModel):
+    lacks: ClassVar = {"web_search": "this server has none"}
+    most_stops = None
 
 
-class VLLMModel(OpenAIModel):
+class VLLMModel(_OwnServer):
     """A vLLM server."""
 
     provider = "vllm"
-    lacks: ClassVar = _NO_SEARCH
-    most_stops = None
 
 
-class SGLangModel(OpenAIModel):
+class SGLangModel(_OwnServer):
     """An SGLang server."""
 
     provider = "sglang"
-    lacks: ClassVar = _NO_SEARCH
-    most_stops = None
 
 
-class OllamaModel(OpenAIModel):
+class OllamaModel(_OwnServer):
     """An Ollama server, by its OpenAI-compatible paths."""
 
     provider = "ollama"
-    lacks: ClassVar = _NO_SEARCH
-    most_stops = None
 
 
-class LMStudioModel(OpenAIModel):
+class LMStudioModel(_OwnServer):
     """An LM Studio server."""
 
     provider = "lmstudio"
-    lacks: ClassVar = _NO_SEARCH
-    most_stops = None
