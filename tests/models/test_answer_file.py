@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cache_files import WHOLE, ask, rows
+from cache_files import path as path
 from hypothesis import given
 from hypothesis import strategies as st
-from models.cache_files import WHOLE, ask, rows
-from models.cache_files import path as path
 from provider_fakes import KEY, FakeTransport, chat
 
 from rlm.core.query import Completion, Request, Usage

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models.cache_files import WHOLE, ask, rows
-from models.cache_files import path as path
+from cache_files import WHOLE, ask, rows
+from cache_files import path as path
 from provider_fakes import KEY, STREAM, FakeTransport, chat, events
 
 from rlm.core.query import Completion, Options, Request, Usage
